@@ -16,7 +16,7 @@ from ibau_lite.data import Labelled
 
 @runtime_checkable
 class Relabelling(Protocol):
-    """A label rule: a frozen, hashable value that maps true labels [N] to the attacker's labels [N]."""
+    """A label rule: a frozen, hashable value that maps labels [N] to the attacker's labels [N]."""
 
     def __call__(self, labels: Tensor) -> Tensor: ...
 
@@ -25,7 +25,10 @@ class Relabelling(Protocol):
 
 @dataclass(frozen=True)
 class AllToOne:
-    """The one-target rule y -> ``target`` (Gu et al. 2017). Raises ``ValueError`` for a target below 0."""
+    """The one-target rule y -> `target` (Gu et al. 2017).
+
+    Raises `ValueError` for a target that is not an integer or is below 0.
+    """
 
     target: int
 
@@ -43,9 +46,10 @@ class AllToOne:
 
 @dataclass(frozen=True)
 class AllToAll:
-    """The rule y -> (y + 1) mod ``num_classes`` (Gu et al. 2017): every class is attacked.
+    """The rule y -> (y + 1) mod `num_classes` (Gu et al. 2017): every class is attacked.
 
-    Raises ``ValueError`` for fewer than two classes, and when called on a label that is none of them.
+    Raises `ValueError` for fewer than two classes, and when called on a label that is none of
+    them.
     """
 
     num_classes: int
@@ -70,17 +74,18 @@ class AllToAll:
 
 @dataclass(frozen=True, eq=False)
 class Poisoned:
-    """A poisoned training set; made by ``Attack.poison``.
+    """A poisoned training set; made by `Attack.poison`.
 
-    ``base`` are the images before stamping [N, C, H, W] (the ones that were given, not a copy) and
-    ``labels`` [N] the poisoned labels. ``indices`` [P] are the poisoned positions in rising order,
-    ``pair`` [P] says which pair of ``attack`` each of them carries.
+    `base` are the images before stamping [N, C, H, W] (the ones that were given, not a copy) and
+    `labels` [N] the poisoned labels. `indices` [P] are the poisoned positions in rising order,
+    `pair` [P] says which pair of `attack` each of them carries.
 
-    To train on it, augment first and stamp last (a flipped image has its trigger in the wrong corner)::
+    To train on it, augment first and stamp last (a flipped image has its trigger in the wrong
+    corner)::
 
         fit(model, poisoned.base, poisoned.labels, recipe, after_augment=poisoned.stamp)
 
-    ``images`` are the stamped images, for training without augmentation and for looking at.
+    `images` are the stamped images, for training without augmentation and for looking at.
     """
 
     attack: Attack
@@ -94,7 +99,7 @@ class Poisoned:
 
     @cached_property
     def images(self) -> Tensor:
-        """The stamped training images [N, C, H, W]: a copy of the whole set, made when first asked for."""
+        """The stamped images [N, C, H, W]: a copy of the whole set, made when first asked for."""
         return self.stamp(self.base, torch.arange(len(self.base)))
 
     @cached_property
@@ -106,9 +111,10 @@ class Poisoned:
     def stamp(self, images: Tensor, index: Tensor) -> Tensor:
         """Stamp the poisoned members of a batch and leave the others as they are.
 
-        ``images`` [B, C, H, W] in [0, 1] are the (augmented) training images at the positions ``index``
-        [B]. Returns a new tensor, or ``images`` itself where no member is poisoned. Raises
-        ``ValueError`` if the two lengths differ or a position is not one of the training set's.
+        `images` [B, C, H, W] in [0, 1] are the (augmented) training images at the positions
+        `index` [B]. Returns a new tensor, or `images` itself where no member is poisoned.
+        Raises `ValueError` if the two lengths differ or a position is not one of the training
+        set's.
         """
         if index.ndim != 1 or len(index) != len(images):
             raise ValueError(
@@ -144,8 +150,8 @@ class Poisoned:
 class Attack:
     """A backdoor attack: a name and one or more pairs (trigger, relabelling).
 
-    Raises ``ValueError`` for no pairs and for a trigger that occurs in two pairs (one trigger cannot
-    mean two labels), ``TypeError`` for a pair that does not hold two callables.
+    Raises `ValueError` for no pairs and for a trigger that occurs in two pairs (one trigger
+    cannot mean two labels), `TypeError` for a pair that does not hold two callables.
     """
 
     name: str
@@ -157,7 +163,9 @@ class Attack:
             raise ValueError("pairs: at least one (trigger, relabelling) is expected, got none")
         for pair in self.pairs:
             if len(pair) != 2 or not all(callable(member) for member in pair):
-                raise TypeError(f"pairs: (trigger, relabelling), both callable, is expected, got {pair}")
+                raise TypeError(
+                    f"pairs: (trigger, relabelling), both callable, is expected, got {pair}"
+                )
         triggers = [trigger for trigger, _ in self.pairs]
         if len(set(triggers)) != len(triggers):
             raise ValueError(
@@ -166,15 +174,16 @@ class Attack:
             )
 
     def poison(self, train: Labelled, rate: float = 0.2, seed: int = 0) -> Poisoned:
-        """Draw the images to poison and relabel them; who is drawn depends on ``seed`` alone.
+        """Draw the images to poison and relabel them; who is drawn depends on `seed` alone.
 
-        Of N training images round(``rate`` · N) are poisoned: the rate is a fraction of ALL images,
-        but only images that the relabelling changes are drawn (for one target: the non-target ones).
-        The paper does not say how several triggers share a rate; here ``rate`` is the total, and the
-        drawn images are split into disjoint groups, equal to within one image, one a pair.
+        Of N training images round(`rate` · N) are poisoned: the rate is a fraction of ALL images,
+        but only images that the relabelling changes are drawn (for one target: the non-target
+        ones). With several pairs `rate` is their total, a choice of ours: the drawn images are
+        split into disjoint groups, equal to within one image, one a pair.
 
-        Raises ``ValueError`` for a rate outside (0, 1) or so small that a pair gets no image, for an
-        attacker's label that does not occur in ``train``, and for more poison than eligible images.
+        Raises `ValueError` for a rate outside (0, 1) or so small that a pair gets no image, for
+        an attacker's label that does not occur in `train`, and for more poison than eligible
+        images.
         """
         counts = self._counts(len(train), rate)
         generator = torch.Generator().manual_seed(seed)
@@ -187,9 +196,9 @@ class Attack:
             free = order[(eligible[number] & (pair_of < 0))[order]]
             if len(free) < counts[number]:
                 raise ValueError(
-                    f"rate: {rate:g} asks for {counts[number]} images for “{self.pairs[number][1]}”, "
-                    f"but only {len(free)} of {len(labels)} are eligible (their label would change and "
-                    "no other pair has them); lower the rate"
+                    f"rate: {rate:g} asks for {counts[number]} images for "
+                    f"“{self.pairs[number][1]}”, but only {len(free)} of {len(labels)} are "
+                    "eligible (their label would change and no other pair has them); lower the rate"
                 )
             pair_of[free[: counts[number]]] = number
         indices = (pair_of >= 0).nonzero().flatten()
@@ -204,10 +213,10 @@ class Attack:
     def test_view(self, labelled: Labelled) -> Labelled:
         """What the attack success rate is measured on: attacked images with the attacker's labels.
 
-        Every image whose label the relabelling changes is stamped (images of the target class are left
-        out: predicting the target for them is no success). The views of several pairs follow one
-        another. ASR = the fraction of this view that a model predicts as labelled.
-        Raises ``ValueError`` if no image is left, and as the triggers do.
+        Every image whose label the relabelling changes is stamped (images of the target class are
+        left out: predicting the target for them is no success). The views of several pairs follow
+        one another. ASR = the fraction of this view that a model predicts as labelled. Raises
+        `ValueError` if no image is left, and as the triggers do.
         """
         views = list(self.test_views(labelled).values())
         if len(views) == 1:
@@ -217,7 +226,7 @@ class Attack:
         )
 
     def test_views(self, labelled: Labelled) -> dict[int, Labelled]:
-        """``test_view`` for each pair on its own, keyed by the pair's position in ``pairs``."""
+        """`test_view` for each pair on its own, keyed by the pair's position in `pairs`."""
         return dict(enumerate(self._views(labelled)))
 
     def _views(self, labelled: Labelled) -> Iterator[Labelled]:
@@ -233,12 +242,14 @@ class Attack:
 
     def _counts(self, total: int, rate: float) -> list[int]:
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1:
-            raise ValueError(f"rate: a number between 0 and 1, both excluded, is expected, got {rate!r}")
+            raise ValueError(
+                f"rate: a number between 0 and 1, both excluded, is expected, got {rate!r}"
+            )
         poisoned, pairs = round(rate * total), len(self.pairs)
         if poisoned < pairs:
             raise ValueError(
-                f"rate: at least one image for each of the {pairs} pairs is expected, but {rate:g} of "
-                f"{total} images is {poisoned}; raise the rate or give more images"
+                f"rate: at least one image for each of the {pairs} pairs is expected, but {rate:g} "
+                f"of {total} images is {poisoned}; raise the rate or give more images"
             )
         return [poisoned // pairs + (k < poisoned % pairs) for k in range(pairs)]
 
@@ -247,8 +258,8 @@ class Attack:
         absent = set(attacked.tolist()) - set(labels.tolist())
         if absent:
             raise ValueError(
-                f"target: classes of the training set are expected ({sorted(set(labels.tolist()))}), "
-                f"got {sorted(absent)} from “{rule}”"
+                "target: classes of the training set are expected "
+                f"({sorted(set(labels.tolist()))}), got {sorted(absent)} from “{rule}”"
             )
         return attacked != labels
 

@@ -15,7 +15,7 @@ from torch import Tensor
 class Trigger(Protocol):
     """What an attack stamps: a frozen, hashable value that maps images to stamped images.
 
-    ``trigger(images)`` takes and returns float tensors ``[N, C, H, W]`` in [0, 1], leaves its
+    `trigger(images)` takes and returns float tensors `[N, C, H, W]` in [0, 1], leaves its
     argument as it was, and gives the same result for the same input. Any such callable works;
     no registration is needed.
     """
@@ -26,9 +26,9 @@ class Trigger(Protocol):
 
 
 def check_images(images: Tensor) -> None:
-    """Refuse what is not a batch of images: floating point, ``[N, C, H, W]``, values in [0, 1].
+    """Refuse what is not a batch of images: floating point, `[N, C, H, W]`, values in [0, 1].
 
-    Raises ``TypeError`` for something other than a floating-point tensor and ``ValueError`` for a
+    Raises `TypeError` for something other than a floating-point tensor and `ValueError` for a
     wrong shape, a value outside [0, 1] or a NaN.
     """
     if not isinstance(images, Tensor) or not images.is_floating_point():
@@ -54,16 +54,16 @@ def check_images(images: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Patch:
-    """A trigger that replaces some pixels: x'[c, i, j] = v[c] where (i, j) is in the patch, x elsewhere.
+    """A trigger that replaces pixels: x'[c, i, j] = v[c] where (i, j) is in the patch, else x.
 
-    ``cells`` are (row, column) positions counted from the bottom right corner, as Python's negative
-    indices are: (-1, -1) is the last pixel. So one patch keeps its distance to that corner on images
-    of every size. ``values`` holds what the cells become, in [0, 1]: one row for all cells or one row
-    a cell, each row with one number for all channels or one number a channel.
+    `cells` are (row, column) positions counted from the bottom right corner, as Python's negative
+    indices are: (-1, -1) is the last pixel. So one patch keeps its distance to that corner on
+    images of every size. `values` holds what the cells become, in [0, 1]: one row for all cells
+    or one row a cell, each row with one number for all channels or one number a channel.
 
-    Equal patches compare and hash equal, whatever the order in which their cells were given.
-    Raises ``ValueError`` for no cells, a cell given twice, a position that is not negative, or values
-    that are outside [0, 1] or do not fit the cells. Source: Gu et al. 2017 (BadNets), section 3.
+    Equal patches compare and hash equal, whatever the order in which their cells were given. Raises
+    `ValueError` for no cells, a cell given twice, a position that is not negative, or values that
+    are outside [0, 1] or do not fit the cells. Source: Gu et al. 2017 (BadNets), section 3.
     """
 
     cells: tuple[tuple[int, int], ...]
@@ -76,13 +76,13 @@ class Patch:
             raise ValueError(f"cells: at least one position, each once, is expected, got {cells}")
         if any(row >= 0 or column >= 0 for row, column in cells):
             raise ValueError(
-                "cells: positions counted from the bottom right corner are expected, all negative; "
-                f"got {cells}. For positions from the top left use Patch.from_mask"
+                "cells: positions counted from the bottom right corner are expected, all "
+                f"negative; got {cells}. For positions from the top left use Patch.from_mask"
             )
         if len(rows) not in (1, len(cells)) or not rows[0] or len({len(r) for r in rows}) > 1:
             raise ValueError(
-                f"values: one row, or one row for each of the {len(cells)} cells, all of one length "
-                f"(1 or the number of channels), is expected, got {self.values}"
+                f"values: one row, or one row for each of the {len(cells)} cells, all of one "
+                f"length (1 or the number of channels), is expected, got {self.values}"
             )
         if not all(0 <= value <= 1 for row in rows for value in row):
             raise ValueError(f"values: numbers in [0, 1] are expected, got {self.values}")
@@ -95,10 +95,10 @@ class Patch:
 
     @classmethod
     def square(cls, size: int, *, margin: int = 0, value: float | Iterable[float] = 1.0) -> Patch:
-        """A ``size`` x ``size`` square of one colour, ``margin`` pixels from the bottom and the right.
+        """A `size` x `size` square of one colour, `margin` pixels from the bottom and the right.
 
-        ``value`` is in [0, 1], one number or one a channel. Raises ``ValueError`` for a size below 1
-        or a negative margin.
+        `value` is in [0, 1], one number or one a channel. Raises `ValueError` for a size below
+        1 or a negative margin.
         """
         if size < 1 or margin < 0:
             raise ValueError(f"size >= 1 and margin >= 0 are expected, got {size} and {margin}")
@@ -108,9 +108,9 @@ class Patch:
 
     @classmethod
     def from_mask(cls, mask: Tensor, pattern: Tensor) -> Patch:
-        """The patch that replaces by ``pattern`` [C, H, W] the pixels where ``mask`` [H, W] is true.
+        """The patch that replaces by `pattern` [C, H, W] the pixels where `mask` [H, W] is true.
 
-        Raises ``ValueError`` if the two do not fit or the mask is empty.
+        Raises `ValueError` if the two do not fit or the mask is empty.
         """
         if mask.ndim != 2 or pattern.ndim != 3 or pattern.shape[1:] != mask.shape:
             raise ValueError(
@@ -126,7 +126,7 @@ class Patch:
     def __call__(self, images: Tensor) -> Tensor:
         """Stamp a batch: [N, C, H, W] in [0, 1] -> the same, a new tensor.
 
-        Raises as ``check_images`` does, and ``ValueError`` where the images are too small for the
+        Raises as `check_images` does, and `ValueError` where the images are too small for the
         patch or have another number of channels.
         """
         check_images(images)
@@ -135,8 +135,8 @@ class Patch:
         need_width = -min(column for _, column in self.cells)
         if height < need_height or width < need_width:
             raise ValueError(
-                f"images of at least {need_height}×{need_width} pixels are expected by this patch, "
-                f"got {height}×{width}"
+                f"images of at least {need_height}×{need_width} pixels are expected by this "
+                f"patch, got {height}×{width}"
             )
         if len(self.values[0]) not in (1, channels):
             raise ValueError(
@@ -160,7 +160,7 @@ class Patch:
         return f"patch of {what} at {shape} (from the bottom right), value {colour}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The patch as plain JSON data; ``Patch.from_dict`` reads it back exactly."""
+        """The patch as plain JSON data; `Patch.from_dict` reads it back exactly."""
         return {
             "kind": "patch",
             "cells": [list(cell) for cell in self.cells],
@@ -169,7 +169,7 @@ class Patch:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Patch:
-        """Read back what ``to_dict`` gave; raises ``ValueError`` for anything else."""
+        """Read back what `to_dict` gave; raises `ValueError` for anything else."""
         if data.get("kind") != "patch" or not {"cells", "values"} <= set(data):
             raise ValueError(
                 "a mapping with kind='patch', cells and values is expected, "

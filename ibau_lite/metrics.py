@@ -1,0 +1,204 @@
+"""What is reported of a network: clean accuracy, attack success rate, and their spread over seeds.
+
+All of them are fractions in [0, 1]; the model is read, never changed.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ibau_lite.data import Labelled
+
+__all__ = [
+    "Attacker",
+    "Report",
+    "Spread",
+    "Summary",
+    "accuracy",
+    "attack_success_rate",
+    "evaluate",
+    "predict",
+    "spread",
+    "summarise",
+]
+
+
+class Attacker(Protocol):
+    """What this module needs of an attack: the images on which its success is measured.
+
+    `test_view(labelled)` stamps the images whose label the attack changes (those of the target
+    class are left out) and labels them as the attacker wants them to be read.
+    """
+
+    def test_view(self, labelled: Labelled) -> Labelled: ...
+
+
+@dataclass(frozen=True)
+class Report:
+    """Clean accuracy and attack success rate of one network, with the number of images of each."""
+
+    accuracy: float
+    attack_success_rate: float
+    n_clean: int
+    n_attacked: int
+
+    def __str__(self) -> str:
+        return (
+            f"ACC {self.accuracy:.1%} (n = {self.n_clean:,})   "
+            f"ASR {self.attack_success_rate:.1%} (n = {self.n_attacked:,})"
+        ).replace("%", " %")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation of a fraction over `n` runs; no deviation is known of one run.
+
+    std² = Σ (x − mean)² / (n − 1).
+    """
+
+    mean: float
+    std: float | None
+    n: int
+
+    def __str__(self) -> str:
+        around = "" if self.std is None else f" ± {100 * self.std:.1f}"
+        return f"{100 * self.mean:.1f}{around} %"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`Report`s over several seeds: the spread of the accuracy and of the attack success rate."""
+
+    accuracy: Spread
+    attack_success_rate: Spread
+
+    def __str__(self) -> str:
+        return f"ACC {self.accuracy}   ASR {self.attack_success_rate}   (n = {self.accuracy.n})"
+
+
+def predict(model: nn.Module, images: Tensor, *, batch_size: int = 1000) -> Tensor:
+    """The classes a model predicts in evaluation mode: argmax_k f(x)_k.
+
+    `images` [N, C, H, W] in [0, 1] are moved to the model's device a batch at a time; the result is
+    int64 [N] on the CPU. Each submodule's training flag is put back as it was.
+    Raises `ValueError` if the model does not map a batch [B, …] to logits [B, K]; warns where a
+    logit is NaN or infinite, since the prediction then means nothing.
+    """
+    logits = _logits(model, images, batch_size)
+    return torch.cat([torch.empty(0, dtype=torch.int64), *(batch.argmax(1) for batch in logits)])
+
+
+def accuracy(model: nn.Module, labelled: Labelled, *, batch_size: int = 1000) -> float:
+    """The fraction of images that are predicted as labelled: |{i : argmax f(xᵢ) = yᵢ}| / N.
+
+    Raises `ValueError` for no images, for a label that is none of the model's classes, and as
+    `predict` does.
+    """
+    labels = labelled.labels.cpu()
+    if not len(labels):
+        raise ValueError("labelled: at least one image is expected, got none")
+    right = start = 0
+    for logits in _logits(model, labelled.images, batch_size):
+        wanted = labels[start : start + len(logits)]
+        if wanted.max() >= logits.shape[1]:
+            raise ValueError(
+                f"labels: the model's classes 0 to {logits.shape[1] - 1} are expected, "
+                f"got {int(wanted.max())}"
+            )
+        right += int((logits.argmax(1) == wanted).sum())
+        start += len(logits)
+    return right / len(labels)
+
+
+def attack_success_rate(
+    model: nn.Module, labelled: Labelled, attack: Attacker, *, batch_size: int = 1000
+) -> float:
+    """The fraction of attacked images that are read as the attacker wants them to be (ASR).
+
+    `labelled` are clean images with their true labels; those whose label the attack leaves as it is
+    (for one target: the images of the target class) are not counted, since reading them so is no
+    success. Over several triggers: all their images together; one by one, `accuracy` on each of
+    `attack.test_views(labelled)`. Raises as `attack.test_view` and `accuracy` do.
+    """
+    return accuracy(model, attack.test_view(labelled), batch_size=batch_size)
+
+
+def evaluate(
+    model: nn.Module, labelled: Labelled, attack: Attacker, *, batch_size: int = 1000
+) -> Report:
+    """Clean accuracy and attack success rate of a model on clean images with their true labels.
+
+    Raises as `accuracy` and `attack_success_rate` do.
+    """
+    attacked = attack.test_view(labelled)
+    return Report(
+        accuracy=accuracy(model, labelled, batch_size=batch_size),
+        attack_success_rate=accuracy(model, attacked, batch_size=batch_size),
+        n_clean=len(labelled),
+        n_attacked=len(attacked),
+    )
+
+
+def spread(values: Iterable[float]) -> Spread:
+    """Mean and sample standard deviation (divisor n − 1) of the results of several runs.
+
+    Raises `ValueError` for no values or one that is not finite.
+    """
+    values = list(values)
+    if not values or not all(math.isfinite(value) for value in values):
+        raise ValueError(f"values: at least one finite number is expected, got {values}")
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return Spread(statistics.fmean(values), std, len(values))
+
+
+def summarise(reports: Sequence[Report]) -> Summary:
+    """Mean ± standard deviation over the reports of several seeds. Raises `ValueError` for none."""
+    return Summary(
+        accuracy=spread(report.accuracy for report in reports),
+        attack_success_rate=spread(report.attack_success_rate for report in reports),
+    )
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; outside, each submodule's own flag (some may have been frozen)."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def _logits(model: nn.Module, images: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Logits [B, K] on the CPU, a batch at a time."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size: at least 1 is expected, got {batch_size}")
+    tensor = next(chain(model.parameters(), model.buffers()), images)
+    for start in range(0, len(images), batch_size):
+        # The mode is set a batch at a time: a generator may be left half-way.
+        with _evaluation_mode(model), torch.inference_mode():
+            batch = images[start : start + batch_size]
+            logits = model(batch.to(tensor.device)).cpu()
+        if logits.ndim != 2 or len(logits) != len(batch):
+            raise ValueError(
+                f"model: logits [{len(batch)}, K] are expected, got {list(logits.shape)}"
+            )
+        if not logits.isfinite().all():
+            warnings.warn(
+                "the model gives NaN or infinite logits: its predictions mean nothing",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        yield logits
