@@ -1,0 +1,93 @@
+"""From two official halves to the four disjoint parts of a dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ibau_lite.data.halves import Halves
+from ibau_lite.data.labelled import Dataset, Labelled
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many images each part gets; None means all (train), or all that are left (test)."""
+
+    clean: int = 5000
+    validation: int = 1000
+    train: int | None = None
+    test: int | None = None
+
+    def __post_init__(self) -> None:
+        for part in ("clean", "validation", "train", "test"):
+            size = getattr(self, part)
+            if size is None and part in ("train", "test"):
+                continue
+            if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+                raise ValueError(f"{part} must be a number of images, 0 or more, got {size!r}")
+        if self.train == 0:
+            raise ValueError("train must be at least 1: there would be nothing to train on")
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """Which images go where: positions in the training half, and three lists in the test half."""
+
+    train: NDArray[np.int64]
+    clean: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def choose(n_train: int, n_held_out: int, sizes: Sizes, seed: int) -> Positions:
+    """Draw the four parts: train from the official training half, the others from the test half.
+
+    The test half is shuffled once with `seed` and cut: clean first, then validation, then test, as
+    in the talk (5,000 clean images of the test half of CIFAR-10 or GTSRB). Every part keeps the
+    order of the official files. Raises ValueError if a half has too few images.
+    """
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed must be an integer, 0 or more, got {seed!r}")
+    rng = np.random.default_rng(seed)
+    held_out = rng.permutation(n_held_out)
+    spoken_for = sizes.clean + sizes.validation
+    n_test = n_held_out - spoken_for if sizes.test is None else sizes.test
+    if n_test < 0 or spoken_for + n_test > n_held_out:
+        raise ValueError(
+            f"the test half has {n_held_out} images, too few for clean={sizes.clean}, "
+            f"validation={sizes.validation} and test={sizes.test or 'the rest'}"
+        )
+    if sizes.train is not None and sizes.train > n_train:
+        raise ValueError(f"the training half has {n_train} images, too few for train={sizes.train}")
+    train = np.arange(n_train) if sizes.train is None else rng.permutation(n_train)[: sizes.train]
+    clean, validation, test = np.split(
+        held_out[: spoken_for + n_test], [sizes.clean, spoken_for]
+    )
+    return Positions(*(np.sort(part) for part in (train, clean, validation, test)))
+
+
+def split(name: str, halves: Halves, sizes: Sizes, seed: int) -> Dataset:
+    """Divide `halves` as `choose` says, as tensors: float32 [N, C, H, W] in [0, 1]."""
+    at = choose(len(halves.x_train), len(halves.x_test), sizes, seed)
+    whole = len(at.train) == len(halves.x_train)
+    x, y = halves.x_train, halves.y_train
+    return Dataset(
+        name=name,
+        train=_tensors(x, y) if whole else _tensors(x[at.train], y[at.train]),
+        clean=_tensors(halves.x_test[at.clean], halves.y_test[at.clean]),
+        validation=_tensors(halves.x_test[at.validation], halves.y_test[at.validation]),
+        test=_tensors(halves.x_test[at.test], halves.y_test[at.test]),
+        class_names=halves.class_names,
+        source=halves.source,
+    )
+
+
+def _tensors(x: NDArray[np.uint8], y: NDArray[np.int64]) -> Labelled:
+    """Bytes [N, H, W, C] to float32 [N, C, H, W] with a single allocation of the final size."""
+    n, height, width, channels = x.shape
+    images = torch.empty(n, channels, height, width)
+    images.copy_(torch.from_numpy(x).permute(0, 3, 1, 2))
+    return Labelled(images.div_(255), torch.from_numpy(y.astype(np.int64)))
