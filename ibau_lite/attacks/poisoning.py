@@ -182,10 +182,12 @@ class Attack:
         split into disjoint groups, equal to within one image, one a pair.
 
         Raises `ValueError` for a rate outside (0, 1) or so small that a pair gets no image, for
-        an attacker's label that does not occur in `train`, and for more poison than eligible
-        images.
+        an attacker's label that does not occur in `train`, for more poison than eligible images,
+        and as the triggers do for images that they do not fit.
         """
         counts = self._counts(len(train), rate)
+        for trigger, _ in self.pairs:  # one that does not fit fails here, not in training
+            trigger(train.images[:1])
         generator = torch.Generator().manual_seed(seed)
         labels = train.labels.cpu()
         order = torch.randperm(len(labels), generator=generator)
