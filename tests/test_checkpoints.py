@@ -1,0 +1,266 @@
+"""Weights go to disk and back exactly; nothing else that is on disk gets into a model."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import struct
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from ibau_lite import checkpoints
+
+
+def network(seed: int = 0, classes: int = 4) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 36, classes)
+        )
+        model(torch.rand(5, 3, 8, 8))  # so that the buffers are not those of every new network
+    return model
+
+
+def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(one: dict, other: dict) -> bool:
+    return list(one) == list(other) and all(
+        one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]) for name in one
+    )
+
+
+def torch_bytes(content: object, **options) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **options)
+    return buffer.getvalue()
+
+
+class Bomb:
+    """A pickle of this runs a command when it is read by an unpickler that obeys."""
+
+    def __init__(self, path) -> None:
+        self.command = f"touch {path}"
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def test_what_is_saved_is_loaded_bit_for_bit(tmp_path):
+    saved, metadata = network(1), {"data": "signs", "epochs": 3, "rates": [0.1, 0.2], "ok": None}
+    checkpoints.save(saved, tmp_path / "new" / "network.safetensors", metadata)
+    model = network(2)
+    assert checkpoints.load(tmp_path / "new" / "network.safetensors", model) == metadata
+    assert same(state_of(model), state_of(saved))
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["network.safetensors"]
+
+
+def test_the_model_keeps_its_parameters_and_its_memory_layout(tmp_path):
+    saved = network(1).to(memory_format=torch.channels_last)
+    checkpoints.save(saved, tmp_path / "w")
+    model = network(2).to(memory_format=torch.channels_last)
+    parameters, strides = list(model.parameters()), model[0].weight.stride()
+    assert checkpoints.load(tmp_path / "w", model) == {}
+    assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+    assert model[0].weight.stride() == strides
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert same(state_of(model), state_of(saved))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("key", [None, "net", "model", "state_dict"])
+def test_state_dicts_of_pytorch(tmp_path, key, legacy):
+    saved = network(1)
+    content = saved.state_dict()
+    if key is not None:
+        content = {key: content, "acc": 78.5, "epoch": 9}
+    options = {"_use_new_zipfile_serialization": not legacy}
+    (tmp_path / "w.pth").write_bytes(torch_bytes(content, **options))
+    model = network(2)
+    metadata = checkpoints.load(tmp_path / "w.pth", model)
+    assert metadata == ({} if key is None else {"acc": 78.5, "epoch": 9})
+    assert same(state_of(model), state_of(saved))
+
+
+class Compiled(nn.Module):
+    """Names its parameters as `torch.compile(model)` does, without five seconds of imports."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = model
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, Compiled])
+def test_the_prefix_of_a_wrapper_is_taken_off(tmp_path, wrap):
+    saved = network(1)
+    wrapped = wrap(saved)
+    assert next(iter(wrapped.state_dict())) not in saved.state_dict()
+    (tmp_path / "w.pth").write_bytes(torch_bytes({"net": wrapped.state_dict()}))
+    checkpoints.save(wrapped, tmp_path / "w.safetensors")
+    assert set(safetensors.torch.load_file(tmp_path / "w.safetensors")) == set(saved.state_dict())
+    for name in ("w.pth", "w.safetensors"):
+        for model in (network(2), wrap(network(2))):
+            checkpoints.load(tmp_path / name, model)
+            assert torch.equal(next(model.parameters()), next(saved.parameters()))
+
+
+def test_a_prefix_that_only_some_names_have_is_kept(tmp_path):
+    state = {f"module.{name}": value for name, value in network(1).state_dict().items()}
+    state["3.bias"] = state.pop("module.3.bias")
+    (tmp_path / "w.pth").write_bytes(torch_bytes(state))
+    with pytest.raises(ValueError, match="missing: 0.bias.*not in the model: module.0.bias"):
+        checkpoints.load(tmp_path / "w.pth", network(2))
+
+
+def test_float16_files_fill_float32_models(tmp_path):
+    saved = network(1).half()
+    checkpoints.save(saved, tmp_path / "w")
+    assert safetensors.torch.load_file(tmp_path / "w")["0.weight"].dtype == torch.float16
+    model = network(2)
+    checkpoints.load(tmp_path / "w", model)
+    assert same(state_of(model), state_of(saved.float()))
+
+
+def test_safetensors_of_others_give_their_own_metadata(tmp_path):
+    safetensors.torch.save_file(network(1).state_dict(), tmp_path / "w", {"accuracy": "1"})
+    assert checkpoints.load(tmp_path / "w", network(2)) == {"accuracy": "1"}
+
+
+def wrong_states() -> dict[str, tuple[dict, str]]:
+    good = network(1).state_dict
+    missing = {name: value for name, value in good().items() if name != "3.bias"}
+    extra = {**good(), "head.weight": torch.zeros(1)}
+    nan = {**good(), "0.bias": torch.tensor([0.0, float("nan")])}
+    infinite = {**good(), "1.running_var": torch.tensor([float("inf"), 1.0])}
+    overflow = {**good(), "0.bias": torch.tensor([1e300, 0.0], dtype=torch.float64)}
+    integer = {**good(), "0.bias": torch.zeros(2, dtype=torch.int64)}
+    sparse = {**good(), "0.bias": torch.zeros(2).to_sparse()}
+    return {
+        "missing": (missing, "missing: 3.bias"),
+        "extra": (extra, "not in the model: head.weight"),
+        "shape": (network(1, classes=7).state_dict(), r"3.weight: \[7, 72\] where .* \[4, 72\]"),
+        "nan": (nan, "NaN or ∞ in 0.bias"),
+        "infinite": (infinite, "NaN or ∞ in 1.running_var"),
+        "overflow": (overflow, "NaN or ∞ in 0.bias"),
+        "integer": (integer, "0.bias: torch.int64 where the model has torch.float32"),
+        "sparse": (sparse, "0.bias: torch.float32"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("torch", name) for name in wrong_states()]
+    + [("safetensors", name) for name in wrong_states() if name != "sparse"],  # it holds none
+)
+def test_a_state_that_does_not_fit_is_refused_and_named(tmp_path, name, kind):
+    state, says = wrong_states()[name]
+    content = safetensors.torch.save(state) if kind == "safetensors" else torch_bytes(state)
+    (tmp_path / "w").write_bytes(content)
+    model = network(2)
+    before = state_of(model)
+    with pytest.raises(ValueError, match=says):
+        checkpoints.load(tmp_path / "w", model)
+    assert same(state_of(model), before)
+
+
+@pytest.mark.parametrize("wrap", ["bare", "net", "zip", "beside"])
+def test_a_pickle_that_would_run_a_command_is_refused_and_does_not_run_it(tmp_path, wrap):
+    bomb, path = Bomb(tmp_path / "ran"), tmp_path / "w.pth"
+    content = {
+        "bare": lambda: pickle.dumps(bomb, protocol=2),
+        "net": lambda: torch_bytes({"net": bomb}, _use_new_zipfile_serialization=False),
+        "zip": lambda: torch_bytes(bomb),
+        "beside": lambda: torch_bytes({"net": network(1).state_dict(), "acc": bomb}),
+    }[wrap]()
+    path.write_bytes(content)
+    model = network(2)
+    before = state_of(model)
+    with pytest.raises(ValueError, match="holds code .nothing in it was executed"):
+        checkpoints.load(path, model)
+    assert not (tmp_path / "ran").exists()
+    assert same(state_of(model), before)
+    if wrap == "zip":  # the bomb is a live one: an unpickler that obeys would have run it
+        torch.load(path, weights_only=False)
+        assert (tmp_path / "ran").exists()
+
+
+def test_a_whole_pickled_model_is_refused(tmp_path):
+    (tmp_path / "w.pth").write_bytes(torch_bytes(network(1)))
+    with pytest.raises(ValueError, match=r"state_dict\(\) instead"):
+        checkpoints.load(tmp_path / "w.pth", network(2))
+
+
+@pytest.mark.parametrize("kind", ["torch", "legacy", "safetensors"])
+@pytest.mark.parametrize("fraction", [0, 0.005, 0.5, 0.9, 0.999])
+def test_a_truncated_file_is_refused(tmp_path, kind, fraction):
+    state = network(1).state_dict()
+    whole = {
+        "torch": lambda: torch_bytes(state),
+        "legacy": lambda: torch_bytes(state, _use_new_zipfile_serialization=False),
+        "safetensors": lambda: safetensors.torch.save(state),
+    }[kind]()
+    for name in ("w", "w.safetensors"):
+        (tmp_path / name).write_bytes(whole[: int(fraction * len(whole))])
+        model = network(2)
+        before = state_of(model)
+        with pytest.raises(ValueError, match=str(tmp_path)):
+            checkpoints.load(tmp_path / name, model)
+        assert same(state_of(model), before)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"not a network",
+        torch_bytes([1, 2]),
+        torch_bytes({}),
+        torch_bytes({"weights": {"a": torch.zeros(1)}}),
+        torch_bytes({"net": {"a": 1}}),
+        torch_bytes({"net": {1: torch.zeros(1)}}),
+        struct.pack("<Q", 2**40) + b"{",
+        safetensors.torch.save({"a": torch.zeros(1)}, {"ibau_lite": "{"}),
+        safetensors.torch.save({"a": torch.zeros(1)}, {"ibau_lite": "[1]"}),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(tmp_path, content):
+    (tmp_path / "w").write_bytes(content)
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        checkpoints.load(tmp_path / "w", network())
+
+
+def test_a_file_that_is_not_there_is_said_to_be_so(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        checkpoints.load(tmp_path / "w.safetensors", network())
+
+
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+def test_a_save_that_is_interrupted_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, moment):
+    path = tmp_path / "w.safetensors"
+    checkpoints.save(network(1), path)
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, moment, fail)
+    with pytest.raises(OSError, match="no space left"):
+        checkpoints.save(network(2), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_could_not_be_loaded_again_is_not_saved(tmp_path):
+    with pytest.raises(TypeError, match="JSON"):
+        checkpoints.save(network(), tmp_path / "w", {"tensor": torch.zeros(1)})
+    broken = network()
+    with torch.no_grad():
+        broken[3].bias[0] = float("nan")
+    with pytest.raises(ValueError, match="3.bias"):
+        checkpoints.save(broken, tmp_path / "w")
+    assert not list(tmp_path.iterdir())
