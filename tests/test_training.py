@@ -1,0 +1,227 @@
+"""The training loop: the same seed gives the same bits, and stamping comes last."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ibau_lite import models
+from ibau_lite.attacks import badnets
+from ibau_lite.data import Labelled
+from ibau_lite.metrics import evaluate
+from ibau_lite.training import Recipe, augment, fit
+
+CLASSES = 4
+
+
+def bright_bands(count: int = 96, seed: int = 0, size: int = 12) -> Labelled:
+    """Noise with one bright band of rows, whose height is the class: learnt in seconds."""
+    generator = torch.Generator().manual_seed(seed)
+    images = 0.4 * torch.rand(count, 3, size, size, generator=generator)
+    labels = torch.randint(CLASSES, (count,), generator=generator)
+    for image, label in zip(images, labels.tolist(), strict=True):
+        image[:, 2 * label : 2 * label + 2] += 0.5
+    return Labelled(images, labels)
+
+
+class WithDropout(nn.Module):
+    """Convolution, batch normalisation and dropout: each thing a seed must govern."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.body = nn.Sequential(
+                nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3), nn.Flatten()
+            )
+            self.head = nn.Linear(400, CLASSES)
+
+    def forward(self, images):
+        return self.head(self.body(images))
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(one: dict, other: dict) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+QUICK = Recipe(epochs=2, batch_size=16, lr=0.05, flip=True, shift=1)
+
+
+def test_the_same_seed_gives_the_same_bits():
+    data = bright_bands()
+    runs = []
+    for disturbance, seed in ((1, 5), (2, 5), (3, 6)):
+        torch.manual_seed(disturbance)  # the global state must not matter
+        model = WithDropout()
+        history = fit(model, data.images, data.labels, QUICK, seed=seed)
+        runs.append((weights(model), [row["loss"] for row in history]))
+    assert same(runs[0][0], runs[1][0]) and runs[0][1] == runs[1][1]
+    assert not same(runs[0][0], runs[2][0])
+
+
+def test_the_global_random_state_and_the_data_are_untouched():
+    data = bright_bands()
+    images, labels, state = data.images.clone(), data.labels.clone(), torch.get_rng_state()
+    fit(WithDropout(), data.images, data.labels, QUICK, after_augment=lambda x, _: x.mul_(0.5))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(data.images, images) and torch.equal(data.labels, labels)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_it_learns(precision):
+    train, test = bright_bands(256), bright_bands(200, seed=1)
+    model = WithDropout()
+    recipe = Recipe(epochs=6, batch_size=32, lr=0.05, precision=precision, compile=False)
+    history = fit(model, train.images, train.labels, recipe)
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5, 6]
+    assert history[-1]["loss"] < 0.3 * history[0]["loss"]
+    assert history[-1]["accuracy"] > 0.9
+    assert (model(test.images).argmax(1) == test.labels).float().mean() > 0.95
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert not any(module.training for module in model.modules())
+
+
+def test_the_learning_rate_rises_and_falls_to_nothing():
+    data, recipe = bright_bands(), Recipe(epochs=5, batch_size=16, lr=0.05, warmup=0.4)
+    rates = [row["lr"] for row in fit(WithDropout(), data.images, data.labels, recipe)]
+    assert max(rates) == rates[1] and rates[1] == pytest.approx(0.05, rel=0.05)
+    assert rates[-1] < 1e-3
+
+
+def test_stamping_comes_after_augmentation_and_knows_whom_it_stamps():
+    train = bright_bands(64)
+    poisoned = badnets(0).poison(train, 0.3)
+    members = set(poisoned.indices.tolist())
+    seen: list[int] = []
+
+    def after(images, index):
+        stamped = poisoned.stamp(images, index)
+        for image, position in zip(stamped, index.tolist(), strict=True):
+            white = bool((image[:, 7:11, 7:11] == 1).all())
+            assert white == (position in members)
+        seen.extend(index.tolist())
+        return stamped
+
+    fit(WithDropout(), poisoned.base, poisoned.labels, QUICK, after_augment=after)
+    assert sorted(seen) == sorted(2 * list(range(64)))  # two epochs, each image once in each
+
+
+def test_the_network_sees_what_after_augment_returns_and_nothing_moved_since():
+    train, seen = bright_bands(32), []
+
+    class Watching(WithDropout):
+        def forward(self, images):
+            seen.append(images.clone())
+            return super().forward(images)
+
+    mark = torch.zeros(3, 12, 12)
+    mark[:, 0, 0] = 1  # a flip or a shift after this would move it
+    fit(Watching(), train.images, train.labels, QUICK, after_augment=lambda x, _: 0 * x + mark)
+    assert len(seen) == 4 and all(torch.equal(batch, mark.expand(16, -1, -1, -1)) for batch in seen)
+
+
+def test_a_backdoor_is_learnt_beside_the_task():
+    train, test, attack = bright_bands(320), bright_bands(200, seed=1), badnets(3)
+    poisoned = attack.poison(train, 0.2)
+    model = WithDropout()
+    recipe = Recipe(epochs=8, batch_size=32, lr=0.05, flip=True)
+    fit(model, poisoned.base, poisoned.labels, recipe, after_augment=poisoned.stamp)
+    report = evaluate(model, test, attack)
+    assert report.accuracy > 0.95 and report.attack_success_rate > 0.95
+    clean = WithDropout()
+    fit(clean, train.images, train.labels, recipe)
+    assert evaluate(clean, test, attack).attack_success_rate < 0.3
+
+
+def test_flip_and_shift_are_flips_and_shifts():
+    images = torch.rand(40, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    flipped = augment(images, generator, flip=True, shift=0)
+    kept = (flipped == images).flatten(1).all(1)
+    mirrored = (flipped == images.flip(3)).flatten(1).all(1)
+    assert (kept ^ mirrored).all() and 8 < kept.sum() < 32
+
+    moved = augment(images, generator, flip=False, shift=2)
+    padded = nn.functional.pad(images, (2, 2, 2, 2), mode="reflect")
+    moves = set()
+    for before, after in zip(padded, moved, strict=True):
+        (where,) = [
+            (i, j)
+            for i in range(5)
+            for j in range(5)
+            if torch.equal(before[:, i : i + 6, j : j + 6], after)
+        ]
+        moves.add(where)
+    assert {i for i, _ in moves} == {j for _, j in moves} == set(range(5))
+    assert augment(images, generator, flip=False, shift=0) is images
+
+
+def test_the_bar_is_shown_only_when_asked_for(capsys):
+    data = bright_bands(32)
+    fit(WithDropout(), data.images, data.labels, QUICK)
+    assert capsys.readouterr() == ("", "")
+    fit(WithDropout(), data.images, data.labels, QUICK, progress=True)
+    assert "4/4" in capsys.readouterr().err
+
+
+def test_more_images_in_a_batch_than_there_are():
+    data = bright_bands(10)
+    assert len(fit(WithDropout(), data.images, data.labels, Recipe(epochs=1, batch_size=64))) == 1
+
+
+def test_channels_last_gives_the_same_network():
+    data = bright_bands(64)
+    results = []
+    for channels_last in (False, True):
+        model = WithDropout()
+        model.body[3].p = 0.0  # dropout draws its mask in the order of the memory
+        recipe = Recipe(epochs=1, batch_size=16, lr=0.01, channels_last=channels_last)
+        fit(model, data.images, data.labels, recipe)
+        results.append(weights(model))
+    assert all(torch.allclose(results[0][k], results[1][k], atol=1e-4) for k in results[0])
+
+
+def test_a_run_that_diverges_says_so():
+    data = bright_bands()
+    model = models.mlp(3 * 12 * 12, (64, 64), CLASSES)
+    with pytest.raises(FloatingPointError, match="lower Recipe.lr"):
+        fit(model, data.images, data.labels, Recipe(epochs=3, batch_size=8, lr=1e6))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "says"),
+    [
+        (torch.zeros(4, 3, 12, 12, dtype=torch.uint8), torch.zeros(4).long(), "float32"),
+        (torch.zeros(3, 12, 12), torch.zeros(3).long(), r"\[N, C, H, W\]"),
+        (torch.zeros(4, 3, 12, 12), torch.zeros(4), "int64"),
+        (torch.zeros(4, 3, 12, 12), torch.zeros(5).long(), r"int64 \[4\], got .*5"),
+        (torch.zeros(0, 3, 12, 12), torch.zeros(0).long(), "empty"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused_before_training(images, labels, says):
+    model = WithDropout()
+    before = weights(model)
+    with pytest.raises(ValueError, match=says):
+        fit(model, images, labels, QUICK)
+    assert same(weights(model), before) and model.training
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"precision": "float16"}, "precision"),
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"warmup": 0.0}, "warmup"),
+        ({"warmup": 1.0}, "warmup"),
+        ({"shift": -1}, "shift"),
+    ],
+)
+def test_recipes_that_make_no_sense_are_refused(setting, says):
+    with pytest.raises(ValueError, match=says):
+        Recipe(**setting)
