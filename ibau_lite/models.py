@@ -1,0 +1,158 @@
+"""The networks of the book, as plain `torch.nn.Module`\\ s.
+
+Every constructor takes a `seed`: the same seed gives the same initial weights, and the global
+random state is left as it was. All networks map images `[N, C, H, W]` in [0, 1] to logits
+`[N, num_classes]`; none of them reads a file or normalises its input behind the reader's back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ResNet", "SmallVGG", "mlp", "resnet18", "small_cnn", "small_vgg"]
+
+
+def _conv_block(inputs: int, outputs: int, activation: type[nn.Module]) -> list[nn.Module]:
+    """Convolution 3×3 (padding 1), batch normalisation, activation: spatial size is kept."""
+    return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), activation()]
+
+
+class SmallVGG(nn.Module):
+    """The network of the paper: see `small_vgg`."""
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 3, size: int = 32) -> None:
+        super().__init__()
+        if size < 8:
+            raise ValueError(f"small_vgg halves the image three times: size must be >= 8, got {size}")
+        layers: list[nn.Module] = []
+        channels = in_channels
+        for width, dropout in ((32, 0.3), (64, 0.4), (128, 0.4)):
+            # ELU stays out of place: in-place activations break forward-mode differentiation.
+            layers += _conv_block(channels, width, nn.ELU) + _conv_block(width, width, nn.ELU)
+            layers += [nn.MaxPool2d(2), nn.Dropout(dropout)]
+            channels = width
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(channels * (size // 8) ** 2, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.features(images).flatten(1))
+
+
+class _Residual(nn.Module):
+    """Basic block of He et al. (2016): x ↦ relu(shortcut(x) + bn(conv(relu(bn(conv(x))))))."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.shortcut(x) + self.body(x))
+
+
+class ResNet(nn.Module):
+    """A residual network for small images: see `resnet18`."""
+
+    def __init__(self, depths: Iterable[int], num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [
+            nn.Conv2d(in_channels, 64, 3, padding=1, bias=False),
+            nn.BatchNorm2d(64),
+            nn.ReLU(),
+        ]
+        channels = 64
+        for stage, depth in enumerate(depths):
+            for block in range(depth):
+                stride = 2 if stage > 0 and block == 0 else 1
+                layers.append(_Residual(channels, 64 * 2**stage, stride))
+                channels = 64 * 2**stage
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
+        self.classifier = nn.Linear(channels, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.features(images).flatten(1))
+
+
+def _seeded(seed: int, build: Any, *args: Any) -> nn.Module:
+    """Build a module with initial weights drawn from `seed`, the global state untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(*args)
+
+
+def small_vgg(
+    num_classes: int = 10, in_channels: int = 3, *, size: int = 32, seed: int = 0
+) -> nn.Module:
+    """The paper's network: six convolutions in three stages, about 0.31 million parameters.
+
+    conv 32, 32, pool, dropout 0.3, conv 64, 64, pool, dropout 0.4, conv 128, 128, pool,
+    dropout 0.4, linear; each convolution 3×3 with padding 1, batch normalisation and ELU.
+    The modules' order (`features`: conv, norm, elu, …, pool, dropout; `classifier`) is that of the
+    state dicts released by the authors, which therefore load unchanged (`checkpoints.load`).
+
+    Args: `size`, height and width of the (square) images in pixels, at least 8.
+    Raises: `ValueError` for a smaller size.
+    Source: Zeng et al., ICLR 2022, appendix (the "small VGG").
+    """
+    return _seeded(seed, SmallVGG, num_classes, in_channels, size)
+
+
+def small_cnn(num_classes: int, in_channels: int = 3, *, width: int = 16, seed: int = 0) -> nn.Module:
+    """A four-convolution network for drawn signs and digits, trained in seconds on a CPU.
+
+    conv(width), pool, conv(2·width), pool, conv(4·width), pool, conv(4·width), average pool to
+    2×2, linear; each convolution 3×3 with batch normalisation and ReLU. Any image size >= 16.
+    """
+
+    def build() -> nn.Module:
+        layers: list[nn.Module] = []
+        channels = in_channels
+        for outputs in (width, 2 * width, 4 * width):
+            layers += [*_conv_block(channels, outputs, nn.ReLU), nn.MaxPool2d(2)]
+            channels = outputs
+        layers += [*_conv_block(channels, channels, nn.ReLU), nn.AdaptiveAvgPool2d(2)]
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * channels, num_classes))
+
+    return _seeded(seed, build)
+
+
+def resnet18(num_classes: int = 10, in_channels: int = 3, *, seed: int = 0) -> nn.Module:
+    """ResNet-18 with the 3×3 stem that is usual for 32×32 images (11.2 million parameters).
+
+    Source: He et al., CVPR 2016; stem without stride or max-pooling.
+    """
+    return _seeded(seed, ResNet, (2, 2, 2, 2), num_classes, in_channels)
+
+
+def mlp(
+    inputs: int, hidden: Iterable[int], num_classes: int, *, smooth: bool = True, seed: int = 0
+) -> nn.Module:
+    """A multilayer perceptron on flattened images: linear layers with softplus (or ReLU) between.
+
+    With `smooth=True` the network is infinitely differentiable: the place to test the theory,
+    whose constants (Lipschitz Hessians) do not exist for ReLU networks.
+    """
+
+    def build() -> nn.Module:
+        layers: list[nn.Module] = [nn.Flatten()]
+        last = inputs
+        for units in hidden:
+            layers += [nn.Linear(last, units), nn.Softplus() if smooth else nn.ReLU()]
+            last = units
+        return nn.Sequential(*layers, nn.Linear(last, num_classes))
+
+    return _seeded(seed, build)

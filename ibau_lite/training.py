@@ -1,0 +1,198 @@
+"""Training a classifier: one loop that can be read in one sitting.
+
+SGD with Nesterov momentum and a one-cycle learning rate over tensors that lie in memory; random
+shifts and flips are drawn a batch at a time, on the device, so no worker process is needed.
+The loop knows nothing of triggers: whoever stamps images passes `after_augment`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+__all__ = ["AfterAugment", "Recipe", "augment", "fit"]
+
+AfterAugment = Callable[[Tensor, Tensor], Tensor]
+"""`(images [B, C, H, W], index [B]) -> images`, applied to a batch after its augmentation."""
+
+_COMPILE_PAYS_FROM = 400_000
+"""Image passes (images × epochs) from which a minute of compilation is won back on a CPU."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: every number that `fit` uses.
+
+    `lr` is the peak of the one-cycle schedule, reached after `warmup` (a fraction of all steps).
+    `flip` mirrors images left-right with probability ½ (never for signs or digits); `shift` moves
+    them by up to that many pixels, reflecting the border. `precision` is "float32" or "bfloat16"
+    (autocast; weights stay float32). `compile=None` compiles on a CPU with a C++ compiler when the
+    run is long enough to win the compilation back, in bfloat16 only: float32 runs stay eager, where
+    the same seed gives the same bits.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.3
+    label_smoothing: float = 0.0
+    flip: bool = False
+    shift: int = 0
+    precision: str = "float32"
+    channels_last: bool = True
+    compile: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(
+                f"epochs and batch_size must be at least 1, got {self.epochs}, {self.batch_size}"
+            )
+        if not 0.0 < self.warmup < 1.0:
+            raise ValueError(f"warmup is a fraction of the steps in (0, 1), got {self.warmup}")
+        if self.shift < 0:
+            raise ValueError(f"shift is a number of pixels >= 0, got {self.shift}")
+
+
+def augment(images: Tensor, generator: torch.Generator, *, flip: bool, shift: int) -> Tensor:
+    """Mirror each image with probability ½ and move it by up to `shift` pixels (border reflected).
+
+    `images` [B, C, H, W] → the same shape; `generator` must be a CPU generator.
+    """
+    count, device = len(images), images.device
+    if flip:
+        mirrored = torch.rand(count, generator=generator).lt(0.5).to(device)
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    if shift:
+        height, width = images.shape[2:]
+        windows = F.pad(images, (shift,) * 4, mode="reflect").unfold(2, height, 1).unfold(3, width, 1)
+        dy, dx = torch.randint(2 * shift + 1, (2, count), generator=generator).to(device)
+        images = windows[torch.arange(count, device=device), :, dy, dx]
+    return images
+
+
+def _check(images: Tensor, labels: Tensor) -> None:
+    if images.ndim != 4 or images.dtype != torch.float32:
+        raise ValueError(
+            f"images must be float32 [N, C, H, W], got {images.dtype} {tuple(images.shape)}"
+        )
+    if labels.shape != (len(images),) or labels.dtype != torch.int64:
+        raise ValueError(
+            f"labels must be int64 [{len(images)}], got {labels.dtype} {tuple(labels.shape)}"
+        )
+    if len(images) == 0:
+        raise ValueError("there is nothing to train on: images is empty")
+
+
+def _compiles(recipe: Recipe, images: int, device: torch.device) -> bool:
+    if recipe.compile is not None:
+        return recipe.compile
+    long_enough = images * recipe.epochs >= _COMPILE_PAYS_FROM
+    has_compiler = shutil.which("g++") is not None
+    return recipe.precision == "bfloat16" and device.type == "cpu" and long_enough and has_compiler
+
+
+def fit(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe = Recipe(),
+    *,
+    seed: int = 0,
+    after_augment: AfterAugment | None = None,
+    progress: bool = False,
+) -> list[dict[str, float]]:
+    """Minimise the mean cross-entropy of `model` over (images, labels), in place.
+
+    Args:
+        model: any classifier; it is trained where its parameters are (CPU, CUDA, MPS).
+        images, labels: float32 [N, C, H, W] in [0, 1] and int64 [N], on any device.
+        recipe: every setting.
+        seed: order of the images, augmentation and dropout; on a CPU in float32 the same seed
+            gives the same bits (for one number of threads).
+        after_augment: called as `after_augment(batch, index)` after flip and shift, with the
+            positions of the batch in `images`: an attacker stamps triggers here, so that a trigger
+            is never mirrored or moved with the image below it.
+
+    Returns: one dict an epoch: epoch, loss and accuracy (running means over the epoch's batches,
+        in training mode), lr at its end, seconds.
+
+    Raises: `ValueError` for tensors of a wrong shape or dtype, or none at all;
+        `FloatingPointError` if the loss becomes NaN or infinite (the step size is too large).
+
+    The model is left in evaluation mode.
+    """
+    _check(images, labels)
+    device = next(model.parameters()).device
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    model.to(memory_format=layout)  # type: ignore[call-overload]
+    batch = min(recipe.batch_size, len(images))
+    steps = len(images) // batch  # the incomplete last batch is dropped: one shape for the compiler
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.lr, total_steps=recipe.epochs * steps + 1, pct_start=recipe.warmup
+    )
+    network = torch.compile(model) if _compiles(recipe, len(images), device) else model
+    half = recipe.precision == "bfloat16"
+    order = torch.Generator().manual_seed(seed)
+    history: list[dict[str, float]] = []
+    model.train()
+    # Dropout draws from the global generators: fork them, so that the caller's state is untouched.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        bar = tqdm(total=recipe.epochs * steps, disable=not progress, unit="batch", desc="fit")
+        for epoch in range(recipe.epochs):
+            started = time.perf_counter()
+            totals = torch.zeros(2, device=device)
+            for index in torch.randperm(len(images), generator=order)[: steps * batch].split(batch):
+                where = index.to(images.device)
+                x, y = images[where].to(device), labels[index.to(labels.device)].to(device)
+                x = augment(x, order, flip=recipe.flip, shift=recipe.shift)
+                if after_augment is not None:
+                    x = after_augment(x, index)
+                x = x.contiguous(memory_format=layout)
+                with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
+                    logits = network(x)
+                loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                totals += torch.stack([loss.detach(), (logits.argmax(1) == y).float().mean()])
+                bar.update()
+            mean_loss, mean_accuracy = (totals / steps).tolist()
+            if not torch.isfinite(torch.tensor(mean_loss)):
+                model.eval()
+                raise FloatingPointError(
+                    f"the loss became {mean_loss} in epoch {epoch + 1}: lower Recipe.lr (now {recipe.lr})"
+                )
+            history.append(
+                {
+                    "epoch": epoch + 1,
+                    "loss": mean_loss,
+                    "accuracy": mean_accuracy,
+                    "lr": schedule.get_last_lr()[0],
+                    "seconds": time.perf_counter() - started,
+                }
+            )
+            bar.set_postfix(loss=f"{mean_loss:.3f}", accuracy=f"{mean_accuracy:.3f}")
+        bar.close()
+    model.eval()
+    return history
