@@ -24,16 +24,18 @@ def _conv_block(inputs: int, outputs: int, activation: type[nn.Module]) -> list[
 class SmallVGG(nn.Module):
     """The network of the paper: see `small_vgg`."""
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 3, size: int = 32) -> None:
+    def __init__(
+        self, num_classes: int, in_channels: int, size: int, dropout: tuple[float, float, float]
+    ) -> None:
         super().__init__()
         if size < 8:
             raise ValueError(f"small_vgg halves the image three times: size must be >= 8, got {size}")
         layers: list[nn.Module] = []
         channels = in_channels
-        for width, dropout in ((32, 0.3), (64, 0.4), (128, 0.4)):
+        for width, rate in zip((32, 64, 128), dropout, strict=True):
             # ELU stays out of place: in-place activations break forward-mode differentiation.
             layers += _conv_block(channels, width, nn.ELU) + _conv_block(width, width, nn.ELU)
-            layers += [nn.MaxPool2d(2), nn.Dropout(dropout)]
+            layers += [nn.MaxPool2d(2), nn.Dropout(rate)]
             channels = width
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels * (size // 8) ** 2, num_classes)
@@ -95,7 +97,12 @@ def _seeded(seed: int, build: Any, *args: Any) -> nn.Module:
 
 
 def small_vgg(
-    num_classes: int = 10, in_channels: int = 3, *, size: int = 32, seed: int = 0
+    num_classes: int = 10,
+    in_channels: int = 3,
+    *,
+    size: int = 32,
+    dropout: tuple[float, float, float] = (0.3, 0.4, 0.4),
+    seed: int = 0,
 ) -> nn.Module:
     """The paper's network: six convolutions in three stages, about 0.31 million parameters.
 
@@ -104,11 +111,13 @@ def small_vgg(
     The modules' order (`features`: conv, norm, elu, …, pool, dropout; `classifier`) is that of the
     state dicts released by the authors, which therefore load unchanged (`checkpoints.load`).
 
-    Args: `size`, height and width of the (square) images in pixels, at least 8.
+    Args: `size`, height and width of the (square) images in pixels, at least 8; `dropout`, the rates
+        after the three pools: the paper's suit its long training, a short one wants less. They
+        leave the state dict and the network in evaluation mode as they are.
     Raises: `ValueError` for a smaller size.
     Source: Zeng et al., ICLR 2022, appendix (the "small VGG").
     """
-    return _seeded(seed, SmallVGG, num_classes, in_channels, size)
+    return _seeded(seed, SmallVGG, num_classes, in_channels, size, dropout)
 
 
 def small_cnn(num_classes: int, in_channels: int = 3, *, width: int = 16, seed: int = 0) -> nn.Module:
