@@ -114,6 +114,7 @@ class Dataset:
 
     def __repr__(self) -> str:
         sizes = ", ".join(
-            f"{part}={len(getattr(self, part))}" for part in ("train", "clean", "validation", "test")
+            f"{part}={len(getattr(self, part))}"
+            for part in ("train", "clean", "validation", "test")
         )
         return f"Dataset({self.source}: {self.num_classes} classes of {self.shape}, {sizes})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class _Pen:
 
     def stroke(self, points: Sequence[Point], width: float, colour: Colour) -> None:
         """A polyline with round joints and ends."""
-        for start, stop in zip(points, points[1:]):
+        for start, stop in pairwise(points):
             pixels = round(width * self._half)
             self._draw.line((*self._at(start), *self._at(stop)), fill=colour, width=pixels)
         for point in points:

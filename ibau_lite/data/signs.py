@@ -10,14 +10,14 @@ import numpy as np
 from numpy.random import Generator, SeedSequence, default_rng
 from numpy.typing import NDArray
 
-from ibau_lite.data import archive, cache, scenery
+from ibau_lite.data import archive, scenery
 from ibau_lite.data.halves import Halves
 from ibau_lite.data.sign_faces import FACE_NAMES, draw_faces
 
-VERSION = 1  # raise it when a drawing changes: it is part of the name of the cached file
+VERSION = 2  # raise it when a drawing changes: it is part of the name of the cached file
 
 SIZE = 32  # pixels on a side of a finished image
-_BLOCK = 120  # images that are drawn together from one random stream
+_BLOCK = 480  # images that are drawn together from one random stream
 _OVERSAMPLING = 2  # the sign is warped on a grid this many times finer, then averaged
 _FACE_SIZE = 96
 _HELD_OUT_SEED = 1_000_003  # another stream: no held-out image repeats a training image
@@ -42,37 +42,41 @@ def draw(count: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64
     return images, labels
 
 
-def halves(n_train: int, n_held_out: int, root: Path | None = None) -> Halves:
+def halves(n_train: int, n_held_out: int, folder: Path) -> Halves:
     """The signs in the form of every other dataset: always the same images for given numbers.
 
-    They are drawn once and kept as an archive in `root` (by default the cache folder); where that
+    They are drawn once and kept as an archive in `folder`; where that
     cannot be written, they are drawn each time.
     """
-    kept = (root or cache.folder()) / f"signs-v{VERSION}-{n_train}-{n_held_out}.npz"
+    kept = folder / f"signs-v{VERSION}-{n_train}-{n_held_out}.npz"
     try:
         arrays = archive.read(kept)
     except (OSError, ValueError):  # absent, unreadable or damaged: it can always be drawn again
         x_train, y_train = draw(n_train)
         x_test, y_test = draw(n_held_out, seed=_HELD_OUT_SEED)
-        arrays = dict(x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+        arrays = dict(zip(archive.ARRAYS, (x_train, y_train, x_test, y_test), strict=True))
         with contextlib.suppress(OSError):
             archive.write(kept, arrays)
-    x_train, y_train, x_test, y_test = (arrays[name] for name in archive.ARRAYS)
-    return Halves(x_train, y_train, x_test, y_test, FACE_NAMES, f"signs (drawn, version {VERSION})")
+    parts = (arrays[name] for name in archive.ARRAYS)
+    return Halves(*parts, FACE_NAMES, f"signs (drawn, version {VERSION})")
 
 
 def _draw_block(rng: Generator) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     order = [rng.permutation(len(FACE_NAMES)) for _ in range(_BLOCK // len(FACE_NAMES))]
     labels = np.concatenate(order).astype(np.int64)
     sign, alpha = _posed(rng, labels)
-    scene = scenery.backgrounds(rng, _BLOCK, SIZE)
-    scene = scene * (1 - 0.45 * _fallen_shadow(alpha)) * (1 - alpha) + _weathered(rng, sign, alpha)
-    scene = scenery.blurred(rng, scenery.lit(rng, scene), 0.2, 0.85)
+    noise = scenery.Textures(rng, SIZE)
+    scene = scenery.backgrounds(rng, noise, _BLOCK, SIZE)
+    scene = scene * (1 - 0.45 * _fallen_shadow(alpha)) * (1 - alpha) + _weathered(
+        rng, noise, sign, alpha
+    )
+    scene = scenery.lit(rng, noise, scenery.overgrown(rng, noise, scene))
+    scene = scenery.blurred(rng, scene, 0.25, 1.3)
     return scenery.photographed(rng, scene), labels
 
 
 def _posed(rng: Generator, labels: NDArray[np.int64]) -> tuple[scenery.Array, scenery.Array]:
-    """Warp one face for each label; returns colours (times alpha) [N,H,W,3] and alpha [N,H,W,1]."""
+    """Warp one face for each label; returns colours × alpha [N, 3, H, W] and alpha [N, 1, H, W]."""
     from PIL import Image
 
     fine = _OVERSAMPLING * SIZE
@@ -84,14 +88,15 @@ def _posed(rng: Generator, labels: NDArray[np.int64]) -> tuple[scenery.Array, sc
         )
         layer[...] = np.frombuffer(face.tobytes(), np.uint8).reshape(fine, fine, 4)
     rows = layers[:, 0::2].astype(np.uint16) + layers[:, 1::2]
-    rgba = (rows[:, :, 0::2] + rows[:, :, 1::2]) * np.float32(1 / (255 * _OVERSAMPLING**2))
-    return rgba[..., :3], rgba[..., 3:]
+    sums = np.ascontiguousarray((rows[:, :, 0::2] + rows[:, :, 1::2]).transpose(0, 3, 1, 2))
+    rgba = sums * np.float32(1 / (255 * _OVERSAMPLING**2))
+    return rgba[:, :3], rgba[:, 3:]
 
 
 def _poses(rng: Generator, n: int, fine: int) -> Iterator[tuple[float, ...]]:
     """For each image the eight numbers of Pillow's PERSPECTIVE: output pixel -> face pixel."""
     turn = rng.normal(0, 0.09, n).clip(-0.25, 0.25)
-    half = rng.uniform(0.72, 0.98, n) * fine / 2  # half the width of the sign, in output pixels
+    half = rng.uniform(0.6, 0.98, n) * fine / 2  # half the width of the sign, in output pixels
     narrow = rng.uniform(0.86, 1.0, n)  # seen from the side
     room = 0.06 * fine + 0.5 * (fine / 2 - half)
     shift = rng.uniform(-1, 1, (2, n)) * room
@@ -111,19 +116,20 @@ def _poses(rng: Generator, n: int, fine: int) -> Iterator[tuple[float, ...]]:
 
 def _fallen_shadow(alpha: scenery.Array) -> scenery.Array:
     """The sign's outline, one pixel down and softened: it lifts the sign from the background."""
-    padded = np.pad(alpha, [(0, 0), (2, 0), (1, 1), (0, 0)])
-    rows = (padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]) / 3
-    spread = (rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]) / 3
-    return np.asarray(spread, dtype=np.float32)
+    padded = np.pad(alpha, [(0, 0), (0, 0), (2, 0), (1, 1)])
+    rows = (padded[:, :, :-2] + padded[:, :, 1:-1] + padded[:, :, 2:]) / 3
+    return np.asarray((rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 3, dtype=np.float32)
 
 
-def _weathered(rng: Generator, sign: scenery.Array, alpha: scenery.Array) -> scenery.Array:
+def _weathered(
+    rng: Generator, noise: scenery.Textures, sign: scenery.Array, alpha: scenery.Array
+) -> scenery.Array:
     """Fade the paint, dirty it, and let a soft highlight run over the metal."""
     n = len(sign)
-    grey = sign.mean(axis=-1, keepdims=True)
+    grey = sign.mean(axis=1, keepdims=True)
     paint = sign + scenery.column(rng, n, 0.0, 0.35) * (grey - sign)
-    dirt = np.clip(scenery.texture(rng, n, SIZE, 0.8, finest=16) - 0.9, 0, 1)
+    dirt = np.clip(noise.rough(rng, n) - 0.9, 0, 1)
     paint = paint * (1 - scenery.column(rng, n, 0.0, 0.45) * dirt)
-    gloss = np.clip(scenery.texture(rng, n, SIZE, 0.35, finest=8) - 0.4, 0, 1)
+    gloss = np.clip(noise.smooth(rng, n) - 0.4, 0, 1)
     shine = scenery.column(rng, n, 0.0, 0.3) * gloss
     return np.asarray(paint + shine * (0.95 * alpha - paint), dtype=np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,13 +12,19 @@ from numpy.typing import NDArray
 from ibau_lite.data.halves import Halves
 from ibau_lite.data.labelled import Dataset, Labelled
 
+_OFFICIAL = (5000, 1000)  # clean and validation, of CIFAR-10 and GTSRB: clean as in the talk
+_DEFAULTS = {"signs": (800, 400), "digits": (300, 100), "cifar10": _OFFICIAL, "gtsrb": _OFFICIAL}
+
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many images each part gets; None means all (train), or all that are left (test)."""
+    """How many images each part gets; None means all (train), or all that are left (test).
 
-    clean: int = 5000
-    validation: int = 1000
+    Raises ValueError for a size that is no number of images.
+    """
+
+    clean: int
+    validation: int
     train: int | None = None
     test: int | None = None
 
@@ -31,9 +38,31 @@ class Sizes:
         if self.train == 0:
             raise ValueError("train must be at least 1: there would be nothing to train on")
 
+    @classmethod
+    def with_defaults(
+        cls,
+        name: str | None,
+        n_held_out: int,
+        clean: int | None,
+        validation: int | None,
+        train: int | None,
+        test: int | None,
+    ) -> Sizes:
+        """Fill in `clean` and `validation` where they are None.
 
-@dataclass(frozen=True, eq=False)
-class Positions:
+        A dataset that is known by name has its own numbers; of any other test half of n_held_out
+        images a quarter is clean and a tenth is for validation.
+        """
+        usual = _DEFAULTS.get(name or "", (n_held_out // 4, n_held_out // 10))
+        return cls(
+            usual[0] if clean is None else clean,
+            usual[1] if validation is None else validation,
+            train,
+            test,
+        )
+
+
+class Positions(NamedTuple):
     """Which images go where: positions in the training half, and three lists in the test half."""
 
     train: NDArray[np.int64]
@@ -58,14 +87,13 @@ def choose(n_train: int, n_held_out: int, sizes: Sizes, seed: int) -> Positions:
     if n_test < 0 or spoken_for + n_test > n_held_out:
         raise ValueError(
             f"the test half has {n_held_out} images, too few for clean={sizes.clean}, "
-            f"validation={sizes.validation} and test={sizes.test or 'the rest'}"
+            f"validation={sizes.validation} and "
+            f"test={'the rest' if sizes.test is None else sizes.test}"
         )
     if sizes.train is not None and sizes.train > n_train:
         raise ValueError(f"the training half has {n_train} images, too few for train={sizes.train}")
     train = np.arange(n_train) if sizes.train is None else rng.permutation(n_train)[: sizes.train]
-    clean, validation, test = np.split(
-        held_out[: spoken_for + n_test], [sizes.clean, spoken_for]
-    )
+    clean, validation, test = np.split(held_out[: spoken_for + n_test], [sizes.clean, spoken_for])
     return Positions(*(np.sort(part) for part in (train, clean, validation, test)))
 
 

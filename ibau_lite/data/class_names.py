@@ -1,0 +1,24 @@
+"""What the classes of the known datasets are called."""
+
+from __future__ import annotations
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+GTSRB = (
+    "speed limit 20", "speed limit 30", "speed limit 50", "speed limit 60", "speed limit 70",
+    "speed limit 80", "end of speed limit 80", "speed limit 100", "speed limit 120",
+    "no overtaking", "no overtaking for lorries", "priority at next crossing", "priority road",
+    "yield", "stop", "no vehicles", "no lorries", "no entry", "danger", "bend to the left",
+    "bend to the right", "double bend", "uneven road", "slippery road", "road narrows",
+    "road works", "traffic signals", "pedestrians", "children", "bicycles", "ice or snow",
+    "wild animals", "end of all limits", "turn right ahead", "turn left ahead", "ahead only",
+    "ahead or right", "ahead or left", "keep right", "keep left", "roundabout",
+    "end of no overtaking", "end of no overtaking for lorries",
+)  # fmt: skip
+
+KNOWN: dict[str, tuple[str, ...]] = {"cifar10": CIFAR10, "gtsrb": GTSRB}
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Names for classes that came without any: "class 0", "class 1", …"""
+    return tuple(f"class {k}" for k in range(count))
