@@ -4,47 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ibau_lite.hypergrad._gradient_graph import (
-    GradientGraph,
-    Objective,
-    Parameters,
-    evaluate,
-    leaves,
-    pull_back,
-)
-from ibau_lite.solvers import MatVec, Solution
-
-Solver = Callable[[MatVec, Tensor], Solution]
-"""(matvec, b) -> Solution, e.g. ``functools.partial(conjugate_gradient, max_iter=5)``."""
-
-Sense = Literal["max", "min"]
-
-
-def sign_of(sense: Sense) -> float:
-    """+1 where `inner` is maximised over δ, -1 where it is minimised."""
-    if sense not in ("max", "min"):
-        raise ValueError(f"sense = {sense!r}; expected 'max' or 'min': what δ does to inner")
-    return 1.0 if sense == "max" else -1.0
+from ibau_lite.hypergrad._constraints import Constraint
+from ibau_lite.hypergrad._gradient_graph import Objective, Parameters, evaluate, leaves, pull_back
+from ibau_lite.hypergrad._implicit_system import ImplicitSystem, Sense, Solver, sign_of
+from ibau_lite.solvers import Solution
 
 
 @dataclass(frozen=True, eq=False)
 class Hypergradient:
-    """dψ/dθ = direct + indirect, dicts like θ.
+    """dψ/dθ = direct + indirect, as dicts like θ.
 
-    ``direct`` is ∇₂ outer; ``indirect`` is (∇δ)ᵀ ∇₁ outer, None where it was not asked for; ``total`` their sum.
-    ``value`` is outer(δ, θ). ``solution`` is what the solver answered, and ``residual`` its true relative residual
-    ‖b - M x‖/‖b‖ in the system without damping, computed in the pass that also gives the mixed product.
+    ``direct`` is ∇₂ outer; ``indirect`` is ∇δ(θ)ᵀ ∇₁ outer, None where it was not asked for;
+    ``total`` their sum. ``value`` is outer(δ, θ), ``delta`` the δ it was taken at. ``solution`` is
+    what the solver answered. ``residual`` is ‖P g - M w‖/‖P g‖, the true relative residual with the
+    exact Hessian and without damping; it comes free with the mixed product.
     """
 
     direct: Parameters = field(repr=False)
     indirect: Parameters | None = field(repr=False)
     total: Parameters = field(repr=False)
     value: Tensor
+    delta: Tensor = field(repr=False)
     solution: Solution | None = None
     residual: Tensor | None = None
 
@@ -56,44 +40,54 @@ def hypergradient(
     theta: Mapping[str, Tensor],
     *,
     solver: Solver | None,
+    constraint: Constraint | None = None,
     sense: Sense = "max",
+    hessian: Callable[[Tensor], Tensor] | None = None,
 ) -> Hypergradient:
     r"""The gradient in θ of ψ(θ) = outer(δ(θ), θ), where δ(θ) maximises inner(·, θ).
 
     .. math:: \nabla\psi = \underbrace{\nabla_2\,\mathrm{outer}}_{\text{direct}}
-              \;+\; \underbrace{\nabla^2_{21}\,\mathrm{inner}\; w}_{\text{indirect}}, \qquad
-              M w = \nabla_1\,\mathrm{outer}, \quad M = -\nabla_1^2\,\mathrm{inner}.
+              + \underbrace{\nabla^2_{21}\,\mathrm{inner}\; P w}_{\text{indirect}}, \qquad
+              M w = P\,\nabla_1\,\mathrm{outer}, \quad
+              M = P\,(\lambda I - \nabla_1^2\,\mathrm{inner})\,P .
 
-    Only ∇₁ inner(δ, θ) = 0 is used. ``sense`` names what δ does to `inner` ("max" or "min") and only sets the sign
-    of the operator that the solver sees, so that it is positive definite at a strict optimum: M = -∇₁² inner for "max",
-    M = +∇₁² inner (and indirect = -∇²₂₁ inner w) for "min".
+    Without a constraint P = I, λ = 0: the indirect term is -B A⁻¹ g, and all that is used of δ is
+    ∇₁ inner(δ, θ) = 0. With one (`Sphere`, `L2Ball`, `LinfBall`) it is the derivative of the KKT
+    system. ``sense="min"`` is for a δ that minimises `inner` (see `ImplicitSystem`). Where δ is
+    only near δ(θ) and outer = inner, the error is of second order in the distance, that of the
+    direct term alone of first order.
 
-    ``delta``: any shape. ``theta``: dict of tensors. ``solver``: (matvec, b) -> `Solution`; ``None`` is the naive
-    gradient, K = 0: the indirect term is not computed and costs nothing. Cost with K products: one forward and one backward
-    of `outer`, one forward and one backward with graph of `inner` (neither, if ``outer is inner``), and K + 1 pulls.
+    ``delta``: any shape; ``theta``: dict of tensors; ``solver``: (matvec, b) -> `Solution`, or None
+    for the naive gradient (K = 0), which pays for nothing but ∇₂ outer. ``hessian``: v ->
+    approximate ∇₁² inner v, for the solve only.
 
-    Raises TypeError and ValueError for unusable arguments. The solver warns where its answer may be wrong.
-    Source: Grazzi et al. 2020, eq. (3)–(4); Zeng et al. 2022 (I-BAU), eq. (4).
+    Cost with K products: forward and backward of `outer`, forward and backward with graph of
+    `inner` (once for both if ``outer is inner``), and K + 1 backward passes through that graph.
+    Raises TypeError and ValueError for unusable arguments; the solver warns of a wrong answer.
+
+    Source: Grazzi et al. 2020, section 2.2 (AID); Zeng et al. 2022 (I-BAU), equation (4).
     """
-    sign = sign_of(sense)
+    sign_of(sense)
     if solver is None:
         return _naive(outer, delta, theta)
     shared = outer is inner
-    graph = GradientGraph(inner, delta, theta, theta_gradient=shared)
+    system = ImplicitSystem(
+        inner, delta, theta,
+        sense=sense, constraint=constraint, hessian=hessian, theta_gradient=shared,
+    )  # fmt: skip
     if shared:
+        graph = system.graph
         value, g, direct = graph.value, graph.gradient, graph.theta_gradient
     else:
-        value, g, direct = _gradients(outer, delta, theta)
-    solution = solver(lambda v: -sign * graph.hessian(v), g)
-    image, mixed = graph.pull(solution.x, keep=False)
-    scale = torch.linalg.vector_norm(g)
-    residual = torch.linalg.vector_norm(g + sign * image) / torch.where(scale > 0, scale, 1.0)
-    indirect = {name: sign * m for name, m in mixed.items()}
+        value, g, direct = gradients(outer, delta, theta)
+    solution = system.solve(solver, g)
+    assert isinstance(solution.x, Tensor)
+    indirect, residual = system.pull(g, solution.x)
     total = {name: direct[name] + indirect[name] for name in direct}
-    return Hypergradient(direct, indirect, total, value, solution, residual)
+    return Hypergradient(direct, indirect, total, value, delta.detach(), solution, residual)
 
 
-def _gradients(
+def gradients(
     outer: Objective, delta: Tensor, theta: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor, Parameters]:
     """outer, ∇₁ outer and ∇₂ outer in one backward pass."""
@@ -105,9 +99,9 @@ def _gradients(
 
 
 def _naive(outer: Objective, delta: Tensor, theta: Mapping[str, Tensor]) -> Hypergradient:
-    """∇₂ outer alone: δ is held constant, so that not even ∇₁ outer is computed."""
-    _, t = leaves(delta, theta)
+    """∇₂ outer alone: δ is a constant, and not even ∇₁ outer is pulled back."""
+    d, t = leaves(delta, theta)
     with torch.enable_grad():
-        value = evaluate(outer, delta.detach(), t, "outer")
+        value = evaluate(outer, d, t, "outer")
     direct = dict(zip(t, pull_back(value, list(t.values())), strict=True))
-    return Hypergradient(direct, None, direct, value.detach())
+    return Hypergradient(direct, None, direct, value.detach(), d.detach())

@@ -1,19 +1,26 @@
 """Matrix-free solvers of (A + damping I) x = b for a symmetric A known only by its products.
 
-=====================  ======================  ==============================================
-solver                 wants A to be           what it costs
-=====================  ======================  ==============================================
-`fixed_point`          positive, ‖A‖ < 2/step  K steps: K - 1 products, one more to check
-`conjugate_gradient`   positive definite       K steps: K products
-=====================  ======================  ==============================================
+========================  ==========================  ==========================================
+solver                    wants A + damping I to be   what it costs
+========================  ==========================  ==========================================
+`fixed_point`             positive, below 2/step      K steps: K - 1 products, one more to check
+`conjugate_gradient`      positive definite           K steps: K products
+`minres`                  symmetric, any sign         K steps: K products
+`nystrom` → `LowRank`     positive semi-definite      rank products once, then none
+`lanczos` → `Ritz`        symmetric, any sign         k products once, then none
+========================  ==========================  ==========================================
 
-Every solver returns a `Solution`: the answer, and how much of an answer it is.
+Every solve returns a `Solution`: the answer, and how much of an answer it is.
 """
 
 from __future__ import annotations
 
 from ibau_lite.solvers._conjugate_gradient import conjugate_gradient
 from ibau_lite.solvers._fixed_point import fixed_point
+from ibau_lite.solvers._lanczos import Ritz, lanczos
+from ibau_lite.solvers._low_rank import LowRank
+from ibau_lite.solvers._minres import minres
+from ibau_lite.solvers._nystrom import nystrom
 from ibau_lite.solvers._solution import (
     ConvergenceWarning,
     NegativeCurvatureWarning,
@@ -24,11 +31,16 @@ from ibau_lite.solvers._system import MatVec, Vector
 
 __all__ = [
     "ConvergenceWarning",
+    "LowRank",
     "MatVec",
     "NegativeCurvatureWarning",
+    "Ritz",
     "Solution",
     "SolverWarning",
     "Vector",
     "conjugate_gradient",
     "fixed_point",
+    "lanczos",
+    "minres",
+    "nystrom",
 ]

@@ -21,20 +21,23 @@ def conjugate_gradient(
 ) -> Solution:
     r"""Solve (A + damping I) x = b for a symmetric positive definite A + damping I.
 
-    .. math:: x_K = \arg\min_{x \,\in\, x_0 + \mathcal{K}_K} \tfrac12\langle x, (A + \mu I) x\rangle - \langle b, x\rangle,
-              \qquad \mathcal{K}_K = \mathrm{span}\{r_0, \dots, (A + \mu I)^{K-1} r_0\},
+    .. math:: x_K = \arg\min_{x \,\in\, x_0 + \mathcal{K}_K}
+              \tfrac12 \langle x, (A + \mu I) x\rangle - \langle b, x\rangle, \qquad
+              \mathcal{K}_K = \mathrm{span}\{r_0, \dots, (A + \mu I)^{K-1} r_0\},
 
-    so that ‖x_K − x‖ ≤ 2√κ ((√κ − 1)/(√κ + 1))^K ‖x_0 − x‖ with κ the condition number. K = ``max_iter``
-    iterations cost K products (and one for a warm start ``x0``, and one for each time ``tol`` seems to be
-    reached: convergence is only claimed for a residual computed from its definition).
+    so that ‖x_K − x‖ ≤ 2√κ ((√κ − 1)/(√κ + 1))^K ‖x_0 − x‖ with κ the condition number. K =
+    ``max_iter`` iterations cost K products (and one for a warm start ``x0``, and one for each time
+    ``tol`` seems to be reached: convergence is only claimed for a residual computed from its
+    definition).
 
-    A direction p with ⟨p, (A + μI) p⟩ ≤ 0 ends that right-hand side at the last iterate before p, with
-    `NegativeCurvatureWarning`: beyond it the minimum above does not exist. If it is the first direction, x = x0.
+    A direction p with ⟨p, (A + μI) p⟩ ≤ 0 ends that right-hand side at the last iterate before p,
+    with `NegativeCurvatureWarning`: beyond it the minimum above does not exist. If it is the first
+    direction, x = x0.
 
-    ``preconditioner``: r -> z, an approximation of (A + μI)⁻¹ r that is itself symmetric positive definite; one that is
-    not stops the solve in the same way. Shapes and ``batched`` as in `fixed_point`. Raises ValueError (shapes,
-    ``max_iter`` < 0, ``tol`` or ``damping`` < 0); warns with `ConvergenceWarning` where ``tol`` was not
-    reached or a number is not finite.
+    ``preconditioner``: r -> z, an approximation of (A + μI)⁻¹ r that is itself symmetric positive
+    definite; one that is not stops the solve in the same way. Shapes and ``batched`` as in
+    `fixed_point`. Raises ValueError (shapes, ``max_iter`` < 0, ``tol`` or ``damping`` < 0); warns
+    with `ConvergenceWarning` where ``tol`` was not reached or a number is not finite.
 
     Source: Hestenes and Stiefel 1952; the stop at negative curvature: Steihaug 1983.
     """
@@ -49,14 +52,14 @@ def conjugate_gradient(
             break
         image = system.apply(p)
         curvature = dot(p, image)
-        # Less curvature than rounding can tell from none is none; rho <= 0 blames the preconditioner.
+        # Curvature within rounding of none is none; rho <= 0 is the preconditioner's fault.
         watch.halt((curvature <= watch.epsilon * norm(p) * norm(image)) | (rho <= 0))
         alpha = torch.where(watch.active, rho / curvature, 0.0)
         x = x + alpha * p
         r = r - alpha * image
-        if watch.below_bound(r):
+        if watch.claims(norm(r)) is not None:
             r = system.residual(x)
-        watch.record(r)
+        watch.record(norm(r))
         z = precondition(r)
         rho, previous = dot(r, z), rho
         p = z + torch.where(watch.active, rho / previous, 0.0) * p

@@ -27,29 +27,36 @@ def fixed_point(
     .. math:: x_{i+1} = x_i + \alpha\,(b - (A + \mu I)\,x_i), \qquad
               x_K = \alpha \sum_{i<K} (I - \alpha (A + \mu I))^i\, b \quad (x_0 = 0).
 
-    With α = ``step`` and μ = ``damping``: of 1/λ, in every eigen-direction, K steps from zero recover
-    1 - (1 - αλ)^K; so they converge exactly when 0 < λ < 2/α for every eigenvalue λ of A + μI.
-    K = ``max_iter`` steps from zero cost K - 1 products (the first multiplies a zero), and one more for the residual
-    of x_K; ``certify=False`` saves that one, and then nothing is claimed about x_K: ``residuals`` ends at x_{K-1}.
+    With α = ``step`` and μ = ``damping``: of 1/λ, in every eigen-direction, K steps from zero
+    recover 1 - (1 - αλ)^K; so they converge exactly when 0 < λ < 2/α for every eigenvalue λ of A +
+    μI. K = ``max_iter`` steps from zero cost K - 1 products (the first multiplies a zero), and one
+    more for the residual of x_K; ``certify=False`` saves that one, and then nothing is claimed
+    about x_K: ``residuals`` ends at x_{K-1}.
 
-    Shapes: ``b``, ``x0`` and what ``matvec`` takes and gives are tensors of one shape, or dicts of them; with
-    ``batched`` their first axis numbers independent right-hand sides. ``tol`` is relative to ‖b‖.
+    Shapes: ``b``, ``x0`` and what ``matvec`` takes and gives are tensors of one shape, or dicts of
+    them; with ``batched`` their first axis numbers independent right-hand sides. ``tol`` is
+    relative to ‖b‖.
 
-    Raises ValueError (shapes, ``step`` <= 0, ``max_iter`` < 0, ``tol`` or ``damping`` < 0). Warns with
-    `NegativeCurvatureWarning` where a residual shows that A + μI is not positive, and with
-    `ConvergenceWarning` where the residual grew, a number is not finite, or ``tol`` was not reached.
+    Raises ValueError (shapes, ``step`` <= 0, ``max_iter`` < 0, ``tol`` or ``damping`` < 0). Warns
+    with `NegativeCurvatureWarning` where a residual shows that A + μI is not positive, and with
+    `ConvergenceWarning` where the residual grew, a number is not finite, or ``tol`` was not
+    reached.
 
-    Source: Grazzi, Franceschi, Pontil, Salzo 2020, *On the iteration complexity of hypergradient computation*
-    (AID-FP); Lorraine, Vicol, Duvenaud 2020 for the Neumann series.
+    Source: Grazzi, Franceschi, Pontil, Salzo 2020, *On the iteration complexity of hypergradient
+    computation* (AID-FP); Lorraine, Vicol, Duvenaud 2020 for the Neumann series.
     """
     if not (step > 0 and math.isfinite(step)):
-        raise ValueError(f"step = {step!r}; expected a finite number > 0 (below 2 over the largest eigenvalue)")
+        raise ValueError(
+            f"step = {step!r}; expected a finite number > 0 (below 2 over the largest eigenvalue)"
+        )
     if not certify and tol is not None:
-        raise ValueError("tol is given with certify=False; a tolerance needs the residual that certify computes")
+        raise ValueError(
+            "tol is given with certify=False; a tolerance needs the residual that certify computes"
+        )
     system = LinearSystem(matvec, b, x0=x0, damping=damping, batched=batched)
     x, r = system.start()
     watch = Monitor(system, r, max_iter=max_iter, tol=tol)
-    # ⟨r, r - r'⟩ = step ⟨r, (A + damping I) r⟩ up to rounding in the products, of the order of this:
+    # ⟨r, r - r'⟩ = step ⟨r, (A + damping I) r⟩ up to rounding in the products, of this order:
     rounding = 100 * watch.epsilon * norm(system.b)
     for i in range(max_iter):
         if watch.idle():
@@ -60,5 +67,5 @@ def fixed_point(
             break
         previous, r = r, system.residual(x)
         watch.note(dot(previous, previous - r) < -rounding * norm(previous))
-        watch.record(r)
+        watch.record(norm(r))
     return watch.conclude(x, "fixed_point", may_diverge=True)

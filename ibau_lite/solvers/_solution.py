@@ -27,10 +27,11 @@ class NegativeCurvatureWarning(SolverWarning):
 class Solution:
     """An approximate solution of (A + damping I) x = b.
 
-    ``x`` is built like b. ``residuals`` holds ‖b - (A + damping I) x_i‖₂ for x_0 … x_iterations, of shape
-    [iterations + 1], or [iterations + 1, k] for k right-hand sides. ``converged``: every residual is
-    at most tol·‖b‖ (without a tolerance: at most the rounding unit times ‖b‖). ``negative_curvature``: a
-    direction p with ⟨p, (A + damping I) p⟩ <= 0 was met. ``products``: how many products with A were paid for.
+    ``x`` is built like b. ``residuals`` holds ‖b - (A + damping I) x_i‖₂ for x_0 … x_iterations, of
+    shape [iterations + 1], or [iterations + 1, k] for k right-hand sides. ``converged``: every
+    residual is at most tol·‖b‖ (without a tolerance: at most the rounding unit times ‖b‖).
+    ``negative_curvature``: a direction p with ⟨p, (A + damping I) p⟩ <= 0 was met. ``products``:
+    how many products with A were paid for.
     """
 
     x: Vector
@@ -47,17 +48,22 @@ def check_budget(max_iter: int, tol: float | None) -> None:
     if not isinstance(max_iter, int) or max_iter < 0:
         raise ValueError(f"max_iter = {max_iter!r}; expected an integer >= 0")
     if tol is not None and not 0 <= tol < float("inf"):
-        raise ValueError(f"tol = {tol!r}; expected None or a finite number >= 0, relative to the norm of b")
+        raise ValueError(
+            f"tol = {tol!r}; expected None or a finite number >= 0, relative to the norm of b"
+        )
 
 
 class Monitor:
-    """Watches the rows of a solve: which still run, which met negative curvature, which are not finite.
+    """Watches the rows of a solve: which still run, which met negative curvature, which are not
+    finite.
 
     Everything stays on the device; `idle` is the one place that may wait for it, and it does so
     only on a CPU (where nothing is to be waited for) or when a tolerance was asked for.
     """
 
-    def __init__(self, system: LinearSystem, r: Tensor, *, max_iter: int, tol: float | None) -> None:
+    def __init__(
+        self, system: LinearSystem, r: Tensor, *, max_iter: int, tol: float | None
+    ) -> None:
         check_budget(max_iter, tol)
         self.system, self.max_iter, self.tol = system, max_iter, tol
         self.epsilon = torch.finfo(system.b.dtype).eps
@@ -66,6 +72,7 @@ class Monitor:
         self.finite = torch.isfinite(self.residuals[0])
         self.active = self.finite & (self.residuals[0] > self.bound)
         self.negative = torch.zeros_like(self.active)
+        self.exhausted = torch.zeros_like(self.active)
         self.steps = torch.zeros_like(self.active, dtype=torch.long)
 
     def idle(self) -> bool:
@@ -73,9 +80,12 @@ class Monitor:
         may_look = self.tol is not None or self.active.device.type == "cpu"
         return may_look and not bool(self.active.any())
 
-    def below_bound(self, r: Tensor) -> bool:
-        """A running row claims to have reached the tolerance (asked only where there is one)."""
-        return self.tol is not None and bool((self.active & (norm(r) <= self.bound)).any())
+    def claims(self, size: Tensor) -> Tensor | None:
+        """The running rows that claim a residual within the tolerance; None without any, or tol."""
+        if self.tol is None:
+            return None
+        rows = self.active & (size <= self.bound)
+        return rows if bool(rows.any()) else None
 
     def note(self, negative: Tensor) -> None:
         """Remember the running rows where negative curvature shows."""
@@ -86,17 +96,25 @@ class Monitor:
         self.note(negative)
         self.active = self.active & ~negative
 
-    def record(self, r: Tensor | None) -> None:
-        """Count a step of the running rows and keep its residual (None: not computed)."""
+    def exhaust(self, rows: Tensor) -> None:
+        """Leave the running rows whose Krylov space holds nothing more to find."""
+        self.exhausted = self.exhausted | (self.active & rows)
+        self.active = self.active & ~rows
+
+    def record(self, size: Tensor | None) -> None:
+        """Count a step of the running rows and keep the norm of its residual (None: unknown)."""
         self.steps = self.steps + self.active
-        if r is None:
+        if size is None:
             return
-        self.residuals.append(norm(r))
+        self.residuals.append(torch.where(self.active, size, self.residuals[-1]))
         self.finite = self.finite & torch.isfinite(self.residuals[-1])
         self.active = self.active & self.finite & (self.residuals[-1] > self.bound)
 
-    def conclude(self, x: Tensor, name: str, *, may_diverge: bool = False) -> Solution:
-        """Build the `Solution`, and warn where it may be wrong; only here is the device waited for."""
+    def conclude(
+        self, x: Tensor, name: str, *, needs_definite: bool = True, may_diverge: bool = False
+    ) -> Solution:
+        """Build the `Solution`, and warn where it may be wrong; only here is the device waited
+        for."""
         steps = int(self.steps.max())
         residuals = torch.stack(self.residuals[: steps + 1])[:, :, 0]
         first, last = residuals[0], residuals[-1]
@@ -111,20 +129,30 @@ class Monitor:
 
         # Warnings carry no numbers, so that a solve repeated in a loop is reported once.
         if broken:
-            reason = f"not finite: a product or the right-hand side holds NaN or inf; x is NaN there ({evidence})"
+            reason = f"not finite: b or a product holds NaN or inf; x is NaN there ({evidence})"
             self._warn(f"{name}: not finite; x is NaN there", ConvergenceWarning)
         elif converged:
             reason = f"converged: {evidence}"
-        elif negative:
+        elif negative and needs_definite:
             reason = f"negative curvature: the operator is not positive definite ({evidence})"
             self._warn(
-                f"{name} met negative curvature: the operator is not positive definite and x is not its "
-                "solution. Use minres, more damping, or the form on the norm sphere",
+                f"{name} met negative curvature: the operator is not positive definite and x is "
+                "not its solution. Use minres, more damping, or the form on the norm sphere",
                 NegativeCurvatureWarning,
             )
         elif grew:
-            reason = f"diverging: the residual grew; step is too large for this operator ({evidence})"
+            reason = (
+                f"diverging: the residual grew; step is too large for this operator ({evidence})"
+            )
             self._warn(f"{name} diverges: step is too large", ConvergenceWarning)
+        elif bool(self.exhausted.any()):
+            reason = (
+                "least squares: the operator is singular and b is not in its range, so that the "
+                f"residual cannot vanish ({evidence})"
+            )
+            self._warn(
+                f"{name}: singular system; x is a least-squares solution", ConvergenceWarning
+            )
         elif self.tol is not None:
             reason = f"tolerance {self.tol:g} not reached: {evidence}, max_iter = {self.max_iter}"
             self._warn(f"{name} did not reach its tolerance", ConvergenceWarning)

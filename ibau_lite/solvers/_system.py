@@ -1,15 +1,16 @@
-"""The system (A + damping I) x = b, seen as rows: one row a right-hand side, one column a coordinate."""
+"""The system (A + damping I) x = b, seen as rows: one row a right-hand side, one column a
+coordinate."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Union
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Vector = Union[Tensor, dict[str, Tensor]]
+Vector = Tensor | dict[str, Tensor]
 """A tensor of any shape, or a dict of tensors: one point of one vector space."""
 
 MatVec = Callable[[Any], Any]
@@ -29,8 +30,8 @@ def norm(u: Tensor) -> Tensor:
 class Layout:
     """How vectors built like `example` lie in the rows of a matrix [k, d].
 
-    With ``batched`` the first axis of every tensor numbers the k vectors; without it k = 1. A single
-    tensor is only viewed, never copied.
+    With ``batched`` the first axis of every tensor numbers the k vectors; without it k = 1. A
+    single tensor is only viewed, never copied.
     """
 
     def __init__(self, example: Vector, *, batched: bool = False) -> None:
@@ -39,14 +40,18 @@ class Layout:
             raise TypeError(f"expected a tensor or a dict of tensors, got {type(example).__name__}")
         for name, part in parts.items():
             if not part.is_floating_point():
-                raise ValueError(f"tensor {name!r} has dtype {part.dtype}; expected a floating dtype")
+                raise ValueError(
+                    f"tensor {name!r} has dtype {part.dtype}; expected a floating dtype"
+                )
             if batched and part.ndim == 0:
                 raise ValueError(f"tensor {name!r} has no axis to number the right-hand sides with")
         first = next(iter(parts.values()))
         rows = {part.shape[0] for part in parts.values()} if batched else {1}
         kinds = {(part.dtype, part.device) for part in parts.values()}
         if len(rows) > 1 or len(kinds) > 1:
-            raise ValueError(f"tensors of one vector disagree: rows {rows}, dtype and device {kinds}")
+            raise ValueError(
+                f"tensors of one vector disagree: rows {rows}, dtype and device {kinds}"
+            )
         if not all(part.numel() for part in parts.values()):
             raise ValueError("b is empty; expected at least one coordinate and one right-hand side")
         self.batched = batched
@@ -57,7 +62,8 @@ class Layout:
         self.sizes = [math.prod(shape[batched:]) for shape in self.shapes.values()]
 
     def flatten(self, vector: Vector, what: str) -> Tensor:
-        """Lay `vector` out as [k, d]; ValueError, naming `what`, where it is not built like the example."""
+        """Lay `vector` out as [k, d]; ValueError, naming `what`, where it is not built like the
+        example."""
         parts = vector if isinstance(vector, dict) else {"": vector}
         found = {name: tuple(part.shape) for name, part in parts.items()}
         wanted = {name: tuple(shape) for name, shape in self.shapes.items()}
@@ -104,7 +110,8 @@ class LinearSystem:
         return self.b - self.apply(x)
 
     def start(self) -> tuple[Tensor, Tensor]:
-        """The first iterate and its residual; a start at zero is free, a warm start costs one product."""
+        """The first iterate and its residual; a start at zero is free, a warm start costs one
+        product."""
         if self.x0 is None:
             return torch.zeros_like(self.b), self.b
         return self.x0, self.residual(self.x0)
