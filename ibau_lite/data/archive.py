@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 import zipfile
@@ -59,13 +58,3 @@ def write(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
         raise
-
-
-def fingerprint(arrays: Mapping[str, NDArray[np.generic]]) -> str:
-    """SHA-256 of the four arrays (names, types, shapes, bytes): the same for any compression."""
-    digest = hashlib.sha256()
-    for name in ARRAYS:
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.data)
-    return digest.hexdigest()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ibau_lite.data import archive, class_names, provenance
+from ibau_lite.data import archive, class_names
 from ibau_lite.data.halves import Halves
 from ibau_lite.data.labelled import Dataset
 from ibau_lite.data.splits import Sizes, split
@@ -40,13 +41,12 @@ def load_npz(
 def read_halves(path: Path, name: str) -> Halves:
     """The two halves in the archive at `path`; raises as `load_npz`, which explains the format."""
     arrays = archive.read(path)
-    source = provenance.describe(
-        archive.fingerprint(arrays), _text(arrays.get("source")), name, path.name
-    )
+    source = arrays.get("source")
+    said = str(source) if source is not None and source.dtype.kind == "U" else ""
     try:
-        x_train, y_train, x_test, y_test = (arrays[key] for key in archive.ARRAYS)
+        x_train, y_train, x_test, y_test = (cast(Any, arrays[key]) for key in archive.ARRAYS)
         names = _class_names(arrays, name)
-        return Halves(x_train, y_train, x_test, y_test, names, source)  # type: ignore[arg-type]
+        return Halves(x_train, y_train, x_test, y_test, names, said or f"{name} (npz {path.name})")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -58,10 +58,6 @@ def write_halves(path: Path, halves: Halves) -> None:
         "x_test": halves.x_test, "y_test": halves.y_test,
         "class_names": np.array(halves.class_names), "source": np.array(halves.source),
     })  # fmt: skip
-
-
-def _text(array: NDArray[np.generic] | None) -> str | None:
-    return str(array) if array is not None and array.dtype.kind == "U" else None
 
 
 def _class_names(arrays: dict[str, NDArray[np.generic]], name: str) -> tuple[str, ...]:

@@ -15,17 +15,17 @@ Array = NDArray[np.float32]
 
 # Pairs of colours (dark, light) between which a texture varies: foliage, meadow, brick, concrete,
 # asphalt, sand, sky, dusk, autumn leaves, painted wall. None is near black or near white.
-_GROUNDS = np.array([
+_GROUNDS: Array = np.array([
     [(44, 68, 34), (128, 158, 78)], [(84, 112, 48), (178, 186, 104)],
     [(112, 62, 48), (186, 122, 94)], [(116, 114, 110), (188, 184, 176)],
     [(66, 68, 74), (132, 134, 140)], [(150, 126, 92), (212, 190, 150)],
     [(98, 148, 202), (204, 222, 238)], [(126, 104, 134), (226, 172, 148)],
     [(120, 74, 34), (214, 150, 58)], [(96, 122, 130), (196, 202, 186)],
-], dtype=np.float32) / 255  # fmt: skip
-_SKIES = np.array([
+], dtype=np.float32) / np.float32(255)  # fmt: skip
+_SKIES: Array = np.array([
     [(96, 150, 214), (206, 226, 242)], [(160, 172, 186), (222, 226, 228)],
     [(128, 120, 160), (238, 186, 150)], [(74, 120, 186), (168, 200, 232)],
-], dtype=np.float32) / 255  # fmt: skip
+], dtype=np.float32) / np.float32(255)  # fmt: skip
 
 
 def column(rng: Generator, n: int, low: float, high: float) -> Array:

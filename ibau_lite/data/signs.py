@@ -10,7 +10,7 @@ import numpy as np
 from numpy.random import Generator, SeedSequence, default_rng
 from numpy.typing import NDArray
 
-from ibau_lite.data import archive, scenery
+from ibau_lite.data import npz, scenery
 from ibau_lite.data.halves import Halves
 from ibau_lite.data.sign_faces import FACE_NAMES, draw_faces
 
@@ -49,16 +49,13 @@ def halves(n_train: int, n_held_out: int, folder: Path) -> Halves:
     cannot be written, they are drawn each time.
     """
     kept = folder / f"signs-v{VERSION}-{n_train}-{n_held_out}.npz"
-    try:
-        arrays = archive.read(kept)
-    except (OSError, ValueError):  # absent, unreadable or damaged: it can always be drawn again
-        x_train, y_train = draw(n_train)
-        x_test, y_test = draw(n_held_out, seed=_HELD_OUT_SEED)
-        arrays = dict(zip(archive.ARRAYS, (x_train, y_train, x_test, y_test), strict=True))
-        with contextlib.suppress(OSError):
-            archive.write(kept, arrays)
-    parts = (arrays[name] for name in archive.ARRAYS)
-    return Halves(*parts, FACE_NAMES, f"signs (drawn, version {VERSION})")
+    with contextlib.suppress(OSError, ValueError):  # absent or damaged: it can be drawn again
+        return npz.read_halves(kept, "signs")
+    source = f"signs (drawn, version {VERSION})"
+    drawn = Halves(*draw(n_train), *draw(n_held_out, seed=_HELD_OUT_SEED), FACE_NAMES, source)
+    with contextlib.suppress(OSError):
+        npz.write_halves(kept, drawn)
+    return drawn
 
 
 def _draw_block(rng: Generator) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

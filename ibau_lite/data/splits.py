@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ibau_lite.data import provenance
 from ibau_lite.data.halves import Halves
 from ibau_lite.data.labelled import Dataset, Labelled
 
@@ -109,7 +110,7 @@ def split(name: str, halves: Halves, sizes: Sizes, seed: int) -> Dataset:
         validation=_tensors(halves.x_test[at.validation], halves.y_test[at.validation]),
         test=_tensors(halves.x_test[at.test], halves.y_test[at.test]),
         class_names=halves.class_names,
-        source=halves.source,
+        source=provenance.describe(halves),
     )
 
 
