@@ -184,9 +184,10 @@ def test_the_choosiest_pair_draws_first():
         "two", ((Patch(((-1, -1),)), AllToAll(CLASSES)), (Patch(((-1, -2),)), OnlyOnes(0)))
     )
     train = training_set(30)
-    poisoned = attack.poison(train, 0.4)
-    assert (train.labels[poisoned.indices[poisoned.pair == 1]] == 1).all()
-    assert torch.bincount(poisoned.pair).tolist() == [6, 6]
+    for seed in range(8):
+        poisoned = attack.poison(train, 0.4, seed)
+        assert (train.labels[poisoned.indices[poisoned.pair == 1]] == 1).all()
+        assert torch.bincount(poisoned.pair).tolist() == [6, 6]
 
 
 def test_targets_that_do_not_exist_are_refused():
