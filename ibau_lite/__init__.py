@@ -1,0 +1,56 @@
+"""I-BAU, its theory and its evidence: every public function is one equation of the book.
+
+    import ibau_lite as ib
+    signs = ib.data.load("signs")
+
+Rooms are imported when they are first named, so that `import ibau_lite` costs nothing beyond torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ibau_lite import (
+        attacks,
+        checkpoints,
+        data,
+        defenses,
+        hypergrad,
+        metrics,
+        minimax,
+        models,
+        solvers,
+        theory,
+        training,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "attacks",
+    "checkpoints",
+    "data",
+    "defenses",
+    "hypergrad",
+    "metrics",
+    "minimax",
+    "models",
+    "solvers",
+    "theory",
+    "training",
+]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import the room `name` on first use; AttributeError if there is no such room."""
+    if name not in __all__:
+        raise AttributeError(f"module 'ibau_lite' has no attribute {name!r}; rooms: {__all__}")
+    return importlib.import_module(f"ibau_lite.{name}")
+
+
+def __dir__() -> list[str]:
+    """Rooms, whether imported yet or not, and the names of the module itself."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""One theorem, one page and one module that computes its constants (installed as ibau_lite.theory)."""
