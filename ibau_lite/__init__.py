@@ -23,9 +23,9 @@ if TYPE_CHECKING:
         minimax,
         models,
         solvers,
-        theory,
         training,
     )
+    from ibau_lite import theory  # type: ignore[attr-defined]  # lies beside this folder
 
 __version__ = "0.1.0"
 

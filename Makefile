@@ -1,0 +1,95 @@
+# make book   run every chapter and build the pages      make test   everything that CI checks
+# Both create .venv and install what they need by themselves. `make help` says more.
+
+SHELL   := /bin/bash
+PROFILE ?= smoke
+VENV    := .venv
+PY      := $(VENV)/bin/python
+READY   := $(VENV)/.ready
+
+# Freed blocks stay with the process: torch asks for the same large buffers over and over, and the
+# page faults of returning them to the system cost more than the memory (glibc; ignored elsewhere).
+export MALLOC_MMAP_THRESHOLD_ := 4294967296
+export MALLOC_TRIM_THRESHOLD_ := 4294967296
+export PYTHONUTF8 := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help book test lint types imports unit install clean FORCE
+
+help:
+	@echo "make book     run every chapter and build the pages   (PROFILE=smoke|cpu|full, FRESH=1 runs all)"
+	@echo "make test     lint, types, import contract, unit tests, every chapter"
+	@echo "make install  only create .venv and install"
+	@echo "make clean    remove what was built (.venv stays)"
+	@echo "parts of make test: lint types imports unit (PYTEST='-k name' passes options on)"
+	@echo
+	@echo "PYTHON=/path/to/python3 chooses the Python (3.10 or newer). On Linux without a GPU, pip takes"
+	@echo "a much smaller torch if PIP_EXTRA_INDEX_URL is the address of PyTorch's CPU wheels"
+	@echo "(the install page of pytorch.org shows it under \"CPU\")."
+
+book: $(READY)
+	@$(PY) book/_press/pages.py --profile $(PROFILE) $(if $(FRESH),--fresh)
+
+test: lint types imports unit
+	@echo "make test: all of lint, types, imports and unit passed"
+
+lint: $(READY)
+	$(PY) -m ruff check .
+
+types: $(READY)
+	$(PY) -m mypy
+
+# import-linter has no `python -m`; its script would break where the folder has been moved.
+imports: $(READY)
+	$(PY) -c "import sys; from importlinter.cli import lint_imports_command as c; sys.exit(c())"
+
+# One thread a process, two processes: the chapters are run as they are for the book.
+unit: $(READY)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal $(PYTEST)
+
+install: $(READY)
+
+clean:
+	rm -rf _build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .benchmarks
+
+# --- the environment ---------------------------------------------------------------------------
+# .venv is complete when $(READY) is newer than the two files below and was written in this folder:
+# a moved or copied checkout is installed anew, which needs no network.
+
+ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
+$(READY): FORCE
+endif
+
+# The first Python of at least 3.10 that can make an environment.
+define CHOOSE_PYTHON
+for python in $(or $(PYTHON),python3 python python3.13 python3.12 python3.11 python3.10); do \
+	command -v "$$python" >/dev/null 2>&1 || continue; \
+	found="$$found $$python ($$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&1 | tail -n 1))"; \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || continue; \
+	chosen="$$python"; \
+	"$$python" -c 'import venv, ensurepip' 2>/dev/null && break; \
+	without="$$without $$python"; chosen=; \
+done; \
+if [ -z "$$chosen" ]; then \
+	if [ -n "$$without" ]; then \
+		echo "Python was found ($$without ), but its venv module is missing or incomplete." >&2; \
+		echo "Install it (Debian, Ubuntu: apt install python3-venv) and run make again." >&2; \
+	else \
+		echo "Python 3.10 or newer is needed; found:$${found:- none}." >&2; \
+		echo "Install one, or name it: make book PYTHON=/path/to/python3.11" >&2; \
+	fi; \
+	exit 1; \
+fi
+endef
+
+$(READY): pyproject.toml constraints.txt
+	@$(PY) -c 'import sys, pip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+		$(CHOOSE_PYTHON); \
+		echo "creating $(VENV) with $$chosen"; \
+		rm -rf $(VENV) && "$$chosen" -m venv $(VENV); }
+	@echo "installing torch (the largest part: some minutes the first time)"
+	@$(PY) -m pip install -q -c constraints.txt torch setuptools wheel
+	@echo "installing the library, the book's tools and the tests' tools"
+	@$(PY) -m pip install -q -c constraints.txt --no-build-isolation -e ".[book,test]"
+	@printf '%s' "$(CURDIR)" > $@

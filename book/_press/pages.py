@@ -1,0 +1,138 @@
+"""Build the book: run what has changed, stage the executed chapters, let jupyter-book print them.
+
+python book/_press/pages.py [--profile smoke|cpu|full] [--fresh]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import chapters
+from tqdm.auto import tqdm
+
+BUILD = chapters.ROOT / "_build"
+STAGE = BUILD / "stage"
+HTML = BUILD / "html"
+
+
+def execute(profile: str, fresh: bool) -> dict[str, Path]:
+    """Results of every chapter by file name: kept ones where still valid, else run now.
+
+    Two chapters run at a time in `smoke`, where each has one thread; one at a time otherwise.
+    All chapters are tried before the first ChapterError is raised.
+    """
+    results: dict[str, Path] = {}
+    waiting = []
+    for chapter in chapters.find():
+        result = None if fresh else chapters.kept(chapter, profile)
+        if result is None:
+            waiting.append(chapter)
+        else:
+            results[chapter.name] = result
+            print(f"kept    {chapter.name} (nothing that it depends on has changed)", flush=True)
+    if waiting:
+        with ThreadPoolExecutor(max_workers=2 if profile == "smoke" else 1) as pool:
+            started = [
+                (chapter, pool.submit(_run_with_bar, chapter, profile, place))
+                for place, chapter in enumerate(waiting)
+            ]
+        for chapter, future in started:
+            results[chapter.name] = future.result()
+    return results
+
+
+def _run_with_bar(chapter: Path, profile: str, place: int) -> Path:
+    """Run one chapter under a bar that counts its cells; in a log, one line when it ends."""
+    cells = len(json.loads(chapter.read_text(encoding="utf-8"))["cells"]) + 1  # and the injected
+    shown = sys.stderr.isatty()
+    if not shown:
+        print(f"running {chapter.name}: {cells} cells", flush=True)
+    started = time.monotonic()
+    with tqdm(
+        total=cells, desc=chapter.stem, unit="cell", position=place, disable=not shown
+    ) as bar:
+        result = chapters.run(
+            chapter, profile, lambda finished: bar.update(max(0, finished - bar.n))
+        )
+    if not shown:
+        print(f"ran     {chapter.name} in {time.monotonic() - started:.0f} s", flush=True)
+    return result
+
+
+def printable(notebook: dict) -> dict:
+    """The executed notebook as the page shows it: without the cell and the notes of papermill.
+
+    A chapter's own parameters cell holds the values of `smoke` (a test sees to it), so the cell
+    that papermill adds would only repeat it.
+    """
+    cells = [
+        cell
+        for cell in notebook["cells"]
+        if "injected-parameters" not in cell["metadata"].get("tags", [])
+    ]
+    for item in [notebook, *cells]:
+        item["metadata"].pop("papermill", None)
+    return {**notebook, "cells": cells}
+
+
+def stage(results: dict[str, Path]) -> None:
+    """Lay out the sources of the pages in STAGE, the executed chapters in place of the others."""
+    shutil.rmtree(STAGE, ignore_errors=True)
+    unwanted = shutil.ignore_patterns("_press", "*.ipynb", "__pycache__", ".*", "_build")
+    shutil.copytree(chapters.BOOK, STAGE / "book", ignore=unwanted)
+    for page in sorted((chapters.ROOT / "theory").glob("*.md")):
+        (STAGE / "theory").mkdir(exist_ok=True)
+        shutil.copy(page, STAGE / "theory")
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(chapters.ROOT / name, STAGE)
+    for name, result in results.items():
+        notebook = printable(json.loads(result.read_text(encoding="utf-8")))
+        (STAGE / "book" / name).write_text(json.dumps(notebook), encoding="utf-8")
+
+
+def build() -> int:
+    """Print STAGE as HTML with warnings as errors; return jupyter-book's exit status.
+
+    The last build is removed first: Sphinx repeats no warning about a page that it has read before,
+    so a build over an old one could pass where a fresh one fails.
+    """
+    for old in (HTML, BUILD / ".doctrees"):
+        shutil.rmtree(old, ignore_errors=True)
+    program = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", program, "build", str(STAGE)]
+    command += ["--path-output", str(BUILD.parent), "-W", "-n", "--keep-going", "-q"]
+    return subprocess.run(command, env={**os.environ, "PYTHONUTF8": "1"}).returncode
+
+
+def main() -> int:
+    """Run, stage and build; say which file to open. Status 1 if a chapter or the build fails."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="smoke", choices=list(chapters.TIMEOUT))
+    parser.add_argument("--fresh", action="store_true", help="run every chapter, keep nothing")
+    choice = parser.parse_args()
+    started = time.monotonic()
+    try:
+        results = execute(choice.profile, choice.fresh)
+    except chapters.ChapterError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    stage(results)
+    print("building the pages", flush=True)
+    if build() != 0:
+        print("\nThe pages were not built: see the messages above.", file=sys.stderr)
+        return 1
+    print(f"\nThe book is ready after {time.monotonic() - started:.0f} s. Open in a browser:")
+    print(f"  {(HTML / 'index.html').as_uri()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
