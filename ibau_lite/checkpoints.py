@@ -86,7 +86,7 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> dict[str, Any]:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Eight bytes of length and an opening brace; PyTorch's files begin with `PK` or `\\x80`."""
+    """Look for eight bytes of length and an opening brace; PyTorch's begin otherwise."""
     with open(path, "rb") as file:
         head = file.read(9)
     return path.suffix == ".safetensors" or head[8:] == b"{"
@@ -140,7 +140,7 @@ def _is_state(value: object) -> bool:
 
 
 def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state without a wrapper's prefix, where every name has it."""
+    """Take a wrapper's prefix off the names, where every name has it."""
     bare = dict(state)
     for prefix in _WRAPPER_PREFIXES:
         if bare and all(name.startswith(prefix) for name in bare):
@@ -151,7 +151,7 @@ def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _fitted(
     state: Mapping[str, Tensor], targets: Mapping[str, Tensor], path: Path
 ) -> dict[str, Tensor]:
-    """The file's tensors in the model's number types, once all of them are known to fit."""
+    """Convert the file's tensors to the model's number types, once all are known to fit."""
     problems = []
     missing, extra = targets.keys() - state.keys(), state.keys() - targets.keys()
     if missing:
@@ -175,7 +175,7 @@ def _fitted(
 
 
 def _kind(tensor: Tensor) -> str:
-    """What can be converted into what; sparse, quantised and empty-handed (meta) tensors cannot."""
+    """Tell what converts into what; sparse, quantised and empty (meta) tensors do not."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         return f"{tensor.layout} {tensor.device.type} {tensor.dtype}"
     if tensor.is_floating_point():

@@ -40,7 +40,9 @@ class Attacker(Protocol):
     class are left out) and labels them as the attacker wants them to be read.
     """
 
-    def test_view(self, labelled: Labelled) -> Labelled: ...
+    def test_view(self, labelled: Labelled) -> Labelled:
+        """Give the attacked images with the attacker's labels."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Summary:
 
 
 def predict(model: nn.Module, images: Tensor, *, batch_size: int = 1000) -> Tensor:
-    """The classes a model predicts in evaluation mode: argmax_k f(x)_k.
+    """Predict classes in evaluation mode: argmax_k f(x)_k.
 
     `images` [N, C, H, W] in [0, 1] are moved to the model's device a batch at a time; the result is
     int64 [N] on the CPU. Each submodule's training flag is put back as it was.
@@ -99,7 +101,7 @@ def predict(model: nn.Module, images: Tensor, *, batch_size: int = 1000) -> Tens
 
 
 def accuracy(model: nn.Module, labelled: Labelled, *, batch_size: int = 1000) -> float:
-    """The fraction of images that are predicted as labelled: |{i : argmax f(xᵢ) = yᵢ}| / N.
+    """Count the fraction of images predicted as labelled: |{i : argmax f(xᵢ) = yᵢ}| / N.
 
     Raises `ValueError` for no images, for a label that is none of the model's classes, and as
     `predict` does.
@@ -123,7 +125,7 @@ def accuracy(model: nn.Module, labelled: Labelled, *, batch_size: int = 1000) ->
 def attack_success_rate(
     model: nn.Module, labelled: Labelled, attack: Attacker, *, batch_size: int = 1000
 ) -> float:
-    """The fraction of attacked images that are read as the attacker wants them to be (ASR).
+    """Count the fraction of attacked images that are read as the attacker wants (ASR).
 
     `labelled` are clean images with their true labels; those whose label the attack leaves as it is
     (for one target: the images of the target class) are not counted, since reading them so is no
@@ -171,7 +173,7 @@ def summarise(reports: Sequence[Report]) -> Summary:
 
 @contextmanager
 def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; outside, each submodule's own flag (some may have been frozen)."""
+    """Keep evaluation mode inside; outside, each submodule's own flag (some may be frozen)."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

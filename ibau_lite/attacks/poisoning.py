@@ -18,7 +18,9 @@ from ibau_lite.data import Labelled
 class Relabelling(Protocol):
     """A label rule: a frozen, hashable value that maps labels [N] to the attacker's labels [N]."""
 
-    def __call__(self, labels: Tensor) -> Tensor: ...
+    def __call__(self, labels: Tensor) -> Tensor:
+        """Map true labels [N] to the attacker's labels [N]."""
+        ...
 
     def __hash__(self) -> int: ...
 
@@ -273,7 +275,7 @@ class Attack:
         return poisoned
 
     def to_dict(self) -> dict[str, Any]:
-        """The attack as plain JSON data for a record: name, and each trigger and label rule."""
+        """Give the name, triggers and label rules as plain JSON data, for a record."""
         return {
             "name": self.name,
             "pairs": [

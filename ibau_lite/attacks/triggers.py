@@ -20,7 +20,9 @@ class Trigger(Protocol):
     no registration is needed.
     """
 
-    def __call__(self, images: Tensor) -> Tensor: ...
+    def __call__(self, images: Tensor) -> Tensor:
+        """Stamp images [N, C, H, W] in [0, 1]."""
+        ...
 
     def __hash__(self) -> int: ...
 
@@ -95,7 +97,7 @@ class Patch:
 
     @classmethod
     def square(cls, size: int, *, margin: int = 0, value: float | Iterable[float] = 1.0) -> Patch:
-        """A `size` x `size` square of one colour, `margin` pixels from the bottom and the right.
+        """Make a `size` × `size` square of one colour, `margin` pixels from the bottom and right.
 
         `value` is in [0, 1], one number or one a channel. Raises `ValueError` for a size below
         1 or a negative margin.
@@ -108,7 +110,7 @@ class Patch:
 
     @classmethod
     def from_mask(cls, mask: Tensor, pattern: Tensor) -> Patch:
-        """The patch that replaces by `pattern` [C, H, W] the pixels where `mask` [H, W] is true.
+        """Make the patch that puts `pattern` [C, H, W] where `mask` [H, W] is true.
 
         Raises `ValueError` if the two do not fit or the mask is empty.
         """
@@ -160,7 +162,7 @@ class Patch:
         return f"patch of {what} at {shape} (from the bottom right), value {colour}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The patch as plain JSON data; `Patch.from_dict` reads it back exactly."""
+        """Give the patch as plain JSON data; `Patch.from_dict` reads it back exactly."""
         return {
             "kind": "patch",
             "cells": [list(cell) for cell in self.cells],
