@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ibau_lite import (
+    from ibau_lite import (  # type: ignore[attr-defined]  # `theory` lies beside this folder
         attacks,
         checkpoints,
         data,
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
         minimax,
         models,
         solvers,
+        theory,
         training,
     )
-    from ibau_lite import theory  # type: ignore[attr-defined]  # lies beside this folder
 
 __version__ = "0.1.0"
 
