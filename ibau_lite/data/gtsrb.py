@@ -57,5 +57,5 @@ def _cropped(path: Folder, row: dict[str, str]) -> NDArray[np.uint8]:
     left, top, right, bottom = (int(row[f"Roi.{corner}"]) for corner in ("X1", "Y1", "X2", "Y2"))
     with path.open("rb") as stream, Image.open(stream) as image:
         rgb = image.convert("RGB")
-    box = (left, top, right, bottom)
-    return np.asarray(rgb.resize((_SIZE, _SIZE), Image.Resampling.BILINEAR, box=box))
+    sign = rgb.crop((left, top, right, bottom))  # resize(box=…) would blend in its surroundings
+    return np.asarray(sign.resize((_SIZE, _SIZE), Image.Resampling.BILINEAR))

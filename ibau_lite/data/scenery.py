@@ -41,7 +41,7 @@ class Textures:
     have mean about 0 and deviation about 1.
     """
 
-    def __init__(self, rng: Generator, size: int, fields: int = 32, side: int = 96) -> None:
+    def __init__(self, rng: Generator, size: int, fields: int = 24, side: int = 64) -> None:
         self._size = size
         half = np.full((fields, 1, 1), 0.45, np.float32)
         self._smooth = _octaves(rng, side, half, first=side // 16, last=side // 4)
@@ -117,13 +117,13 @@ def backgrounds(rng: Generator, noise: Textures, n: int, size: int) -> Array:
     return np.asarray(scene + post * (metal - scene), dtype=np.float32)
 
 
-def overgrown(rng: Generator, noise: Textures, images: Array, share: float = 0.3) -> Array:
+def overgrown(rng: Generator, noise: Textures, images: Array, share: float = 0.4) -> Array:
     """Leaves in front of a `share` of the images, growing in from one side."""
     n, size = len(images), images.shape[-1]
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     angle = column(rng, n, 0, 2 * np.pi)
     side = np.cos(angle) * axis + np.sin(angle) * axis[:, None]
-    cover = noise.rough(rng, n) + 2.2 * side - column(rng, n, 1.0, 2.6)
+    cover = noise.rough(rng, n) + 2.2 * side - column(rng, n, 0.2, 2.6)
     leaves = _mixed(_GROUNDS[rng.integers(2, size=n)], 0.5 + 0.4 * noise.rough(rng, n))
     visible = np.clip(3 * cover, 0, 1) * (column(rng, n, 0, 1) < share)
     return np.asarray(images + visible * (leaves - images), dtype=np.float32)
@@ -135,7 +135,7 @@ def lit(rng: Generator, noise: Textures, images: Array) -> Array:
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     angle = column(rng, n, 0, 2 * np.pi)
     slope = np.cos(angle) * axis + np.sin(angle) * axis[:, None]
-    light = np.exp(column(rng, n, -0.85, 0.3)) * (1 + column(rng, n, 0, 0.25) * slope)
+    light = np.exp(column(rng, n, -0.95, 0.3)) * (1 + column(rng, n, 0, 0.25) * slope)
     shade = np.clip(0.5 + 3 * noise.smooth(rng, n), 0, 1)
     light = light * (1 - column(rng, n, 0.1, 0.45) * shade * (column(rng, n, 0, 1) < 0.35))
     warmth = column(rng, n, -0.1, 0.1)
@@ -165,7 +165,7 @@ def blurred(rng: Generator, images: Array, sharpest: float, softest: float) -> A
 def photographed(rng: Generator, images: Array) -> NDArray[np.uint8]:
     """Sensor noise, part of it growing with brightness; then eight bits, [N, H, W, C]."""
     n = len(images)
-    deviation = column(rng, n, 0.004, 0.03) + column(rng, n, 0.0, 0.04) * images
+    deviation = column(rng, n, 0.004, 0.045) + column(rng, n, 0.0, 0.04) * images
     noisy = images + deviation * rng.standard_normal(images.shape, dtype=np.float32)
     pixels = np.clip(noisy * 255 + 0.5, 0, 255).astype(np.uint8)
     return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))

@@ -191,9 +191,10 @@ def _end(pen: _Pen) -> None:
     pen.disc((0, 0), 0.98, BLACK)
     pen.disc((0, 0), 0.9, WHITE)
     for shift in (-0.48, -0.16, 0.16, 0.48):
-        reach = 0.58 - 0.3 * abs(shift)
-        pen.stroke([(reach + shift / 2, -reach + shift / 2), (-reach + shift / 2, reach + shift / 2)],
-                   0.11, BLACK)  # fmt: skip
+        reach, across = 0.58 - 0.3 * abs(shift), shift / 2
+        pen.stroke(
+            [(across + reach, across - reach), (across - reach, across + reach)], 0.11, BLACK
+        )
 
 
 _FACES: dict[str, Callable[[_Pen], None]] = {

@@ -14,10 +14,10 @@ from ibau_lite.data import npz, scenery
 from ibau_lite.data.halves import Halves
 from ibau_lite.data.sign_faces import FACE_NAMES, draw_faces
 
-VERSION = 2  # raise it when a drawing changes: it is part of the name of the cached file
+VERSION = 3  # raise it when a drawing changes: it is part of the name of the cached file
 
 SIZE = 32  # pixels on a side of a finished image
-_BLOCK = 480  # images that are drawn together from one random stream
+_BLOCK = 120  # images that are drawn together from one random stream
 _OVERSAMPLING = 2  # the sign is warped on a grid this many times finer, then averaged
 _FACE_SIZE = 96
 _HELD_OUT_SEED = 1_000_003  # another stream: no held-out image repeats a training image
@@ -68,7 +68,7 @@ def _draw_block(rng: Generator) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         rng, noise, sign, alpha
     )
     scene = scenery.lit(rng, noise, scenery.overgrown(rng, noise, scene))
-    scene = scenery.blurred(rng, scene, 0.25, 1.3)
+    scene = scenery.blurred(rng, scene, 0.25, 1.5)
     return scenery.photographed(rng, scene), labels
 
 
@@ -79,7 +79,8 @@ def _posed(rng: Generator, labels: NDArray[np.int64]) -> tuple[scenery.Array, sc
     fine = _OVERSAMPLING * SIZE
     faces = draw_faces(_FACE_SIZE)
     layers = np.empty((len(labels), fine, fine, 4), np.uint8)
-    for layer, label, coefficients in zip(layers, labels, _poses(rng, len(labels), fine)):
+    poses = _poses(rng, len(labels), fine)
+    for layer, label, coefficients in zip(layers, labels, poses, strict=True):
         face = faces[label].transform(
             (fine, fine), Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BILINEAR
         )
@@ -93,7 +94,7 @@ def _posed(rng: Generator, labels: NDArray[np.int64]) -> tuple[scenery.Array, sc
 def _poses(rng: Generator, n: int, fine: int) -> Iterator[tuple[float, ...]]:
     """For each image the eight numbers of Pillow's PERSPECTIVE: output pixel -> face pixel."""
     turn = rng.normal(0, 0.09, n).clip(-0.25, 0.25)
-    half = rng.uniform(0.6, 0.98, n) * fine / 2  # half the width of the sign, in output pixels
+    half = rng.uniform(0.5, 0.98, n) * fine / 2  # half the width of the sign, in output pixels
     narrow = rng.uniform(0.86, 1.0, n)  # seen from the side
     room = 0.06 * fine + 0.5 * (fine / 2 - half)
     shift = rng.uniform(-1, 1, (2, n)) * room
