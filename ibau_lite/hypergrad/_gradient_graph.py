@@ -54,9 +54,9 @@ class GradientGraph:
         """A v = ∇₁² f v: shape of δ to shape of δ."""
         return pull_back(self._gradient, [self.delta], v, keep=True)[0]
 
-    def mixed(self, v: Tensor) -> Parameters:
-        """B v = ∇²₂₁ f v: shape of δ to a dict like θ."""
-        pulled = pull_back(self._gradient, list(self.theta.values()), v, keep=True)
+    def mixed(self, v: Tensor, *, keep: bool = True) -> Parameters:
+        """B v = ∇²₂₁ f v: shape of δ to a dict like θ; ``keep`` as in `pull`."""
+        pulled = pull_back(self._gradient, list(self.theta.values()), v, keep=keep)
         return dict(zip(self.theta, pulled, strict=True))
 
     def pull(self, v: Tensor, *, keep: bool = True) -> tuple[Tensor, Parameters]:

@@ -21,7 +21,8 @@ class Hypergradient:
     ``direct`` is ∇₂ outer; ``indirect`` is ∇δ(θ)ᵀ ∇₁ outer, None where it was not asked for;
     ``total`` their sum. ``value`` is outer(δ, θ), ``delta`` the δ it was taken at. ``solution`` is
     what the solver answered. ``residual`` is ‖P g - M w‖/‖P g‖, the true relative residual with the
-    exact Hessian and without damping; it comes free with the mixed product.
+    exact Hessian and without damping, taken in the same pass as the mixed product (see
+    ``certify``).
     """
 
     direct: Parameters = field(repr=False)
@@ -43,6 +44,7 @@ def hypergradient(
     constraint: Constraint | None = None,
     sense: Sense = "max",
     hessian: Callable[[Tensor], Tensor] | None = None,
+    certify: bool = True,
 ) -> Hypergradient:
     r"""The gradient in θ of ψ(θ) = outer(δ(θ), θ), where δ(θ) maximises inner(·, θ).
 
@@ -62,8 +64,10 @@ def hypergradient(
     approximate ∇₁² inner v, for the solve only.
 
     Cost with K products: forward and backward of `outer`, forward and backward with graph of
-    `inner` (once for both if ``outer is inner``), and K + 1 backward passes through that graph.
-    Raises TypeError and ValueError for unusable arguments; the solver warns of a wrong answer.
+    `inner` (once for both if ``outer is inner``), and K + 1 backward passes through that graph. The
+    last one gives the mixed product, and with ``certify`` the true residual as well, for half a
+    product more. Raises TypeError and ValueError for unusable arguments; the solver warns of a
+    wrong answer.
 
     Source: Grazzi et al. 2020, section 2.2 (AID); Zeng et al. 2022 (I-BAU), equation (4).
     """
@@ -82,7 +86,7 @@ def hypergradient(
         value, g, direct = gradients(outer, delta, theta)
     solution = system.solve(solver, g)
     assert isinstance(solution.x, Tensor)
-    indirect, residual = system.pull(g, solution.x)
+    indirect, residual = system.pull(g, solution.x, certify=certify)
     total = {name: direct[name] + indirect[name] for name in direct}
     return Hypergradient(direct, indirect, total, value, delta.detach(), solution, residual)
 
