@@ -7,6 +7,7 @@ the results; the book takes a kept result only while everything that it depends 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.metadata
 import json
 import os
@@ -51,6 +52,7 @@ def run(chapter: Path, profile: str, progress: Callable[[int], None] = lambda ce
     if profile not in TIMEOUT:
         raise ValueError(f"profile is {profile!r}, expected one of {', '.join(TIMEOUT)}")
     target = _kept_path(chapter, profile)
+    importlib.import_module("matplotlib.font_manager")  # its first import talks: not in the page
     with tempfile.TemporaryDirectory(prefix=f"ibau-{chapter.stem}-") as scratch:
         executed = _execute(chapter, profile, Path(scratch), progress)
         KEPT.mkdir(parents=True, exist_ok=True)
@@ -70,7 +72,8 @@ def _execute(
     if (BOOK / "results").is_dir():
         shutil.copytree(BOOK / "results", folder / "results")
     command = [sys.executable, "-m", "papermill", str(chapter), str(output), "--cwd", str(folder)]
-    command += ["-p", "profile", profile, "-k", "python3", "--no-progress-bar"]
+    command += ["-p", "profile", profile, "-k", "python3", "-l", "python"]
+    command += ["--no-progress-bar"]
     deadline = time.monotonic() + TIMEOUT[profile]
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -98,7 +101,6 @@ def _environment(profile: str, scratch: Path) -> dict[str, str]:
     environment.pop("MPLBACKEND", None)  # the notebook's own backend draws into the page
     environment["IPYTHONDIR"] = str(scratch / "ipython")  # no startup files of this user
     environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # silences the kernel's debugger
-    environment["TQDM_DISABLE"] = "1"  # a bar at 100 % tells the reader of a page nothing
     if profile == "smoke":
         environment.pop("IBAU_DATA", None)
         environment.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")

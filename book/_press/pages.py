@@ -6,8 +6,10 @@ python book/_press/pages.py [--profile smoke|cpu|full] [--fresh]
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from tqdm.auto import tqdm
 BUILD = chapters.ROOT / "_build"
 STAGE = BUILD / "stage"
 HTML = BUILD / "html"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def execute(profile: str, fresh: bool) -> dict[str, Path]:
@@ -68,19 +71,35 @@ def _run_with_bar(chapter: Path, profile: str, place: int) -> Path:
 
 
 def printable(notebook: dict) -> dict:
-    """The executed notebook as the page shows it: without the cell and the notes of papermill.
+    """The executed notebook as the page shows it: without what papermill and tqdm leave in it.
 
     A chapter's own parameters cell holds the values of `smoke` (a test sees to it), so the cell
-    that papermill adds would only repeat it.
+    that papermill adds would only repeat it. A finished progress bar tells the reader of a page
+    nothing, and its widget would make the page load scripts from a network.
     """
-    cells = [
+    notebook = copy.deepcopy(notebook)
+    notebook["cells"] = [
         cell
         for cell in notebook["cells"]
         if "injected-parameters" not in cell["metadata"].get("tags", [])
     ]
-    for item in [notebook, *cells]:
+    outputs = []
+    for cell in notebook["cells"]:
+        if "outputs" in cell:
+            cell["outputs"] = [output for output in cell["outputs"] if not _is_bar(output)]
+            outputs += cell["outputs"]
+    for item in [notebook, *notebook["cells"]]:
         item["metadata"].pop("papermill", None)
-    return {**notebook, "cells": cells}
+    if not any(WIDGET in output.get("data", {}) for output in outputs):
+        notebook["metadata"].pop("widgets", None)
+    return notebook
+
+
+def _is_bar(output: dict) -> bool:
+    """Whether an output is a widget of tqdm: its text ends in [elapsed<remaining, rate]."""
+    data = output.get("data", {})
+    text = "".join(data.get("text/plain", ""))
+    return WIDGET in data and re.search(r"\[\d\d:\d\d.*\]$", text) is not None
 
 
 def stage(results: dict[str, Path]) -> None:

@@ -90,6 +90,24 @@ def test_a_kept_result_ends_with_any_change_to_what_it_depends_on(
     assert chapters.kept(chapter, "smoke") is None
 
 
+def test_the_page_shows_no_progress_bar_but_every_other_widget() -> None:
+    def widget(text: str) -> dict:
+        return {"data": {pages.WIDGET: {"model_id": text}, "text/plain": [text]}}
+
+    bars = [widget("  0%|          | 0/3 [00:00<?, ?it/s]"), widget("round: 0it [00:00, ?it/s]")]
+    printed = {"output_type": "stream", "text": "ASR 4 %"}
+    cell = {"metadata": {}, "outputs": [*bars, printed]}
+    notebook = {"cells": [cell, {"metadata": {}}], "metadata": {"widgets": {}}}
+    assert pages.printable(notebook) == {
+        "cells": [{"metadata": {}, "outputs": [printed]}, {"metadata": {}}],
+        "metadata": {},
+    }
+    cell["outputs"].append(widget("FloatSlider(value=0.0)"))
+    shown = pages.printable(notebook)
+    assert shown["cells"][0]["outputs"] == [printed, widget("FloatSlider(value=0.0)")]
+    assert "widgets" in shown["metadata"]
+
+
 def test_the_page_shows_no_trace_of_papermill() -> None:
     def cell(source: str, *tags: str) -> dict:
         return {"source": source, "metadata": {"tags": list(tags), "papermill": {"status": "ok"}}}
