@@ -128,7 +128,9 @@ def build() -> int:
     program = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", program, "build", str(STAGE)]
     command += ["--path-output", str(BUILD.parent), "-W", "-n", "--keep-going", "-q"]
-    return subprocess.run(command, env={**os.environ, "PYTHONUTF8": "1"}).returncode
+    press = str(Path(__file__).parent)  # where jupyter-book finds our Sphinx extension
+    environment = {**os.environ, "PYTHONUTF8": "1", "PYTHONPATH": press}
+    return subprocess.run(command, env=environment).returncode
 
 
 def main() -> int:
