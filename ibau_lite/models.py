@@ -28,8 +28,11 @@ class SmallVGG(nn.Module):
         self, num_classes: int, in_channels: int, size: int, dropout: tuple[float, float, float]
     ) -> None:
         super().__init__()
+        _check_classes(num_classes)
         if size < 8:
-            raise ValueError(f"small_vgg halves the image three times: size must be >= 8, got {size}")
+            raise ValueError(
+                f"small_vgg halves the image three times: size must be >= 8, got {size}"
+            )
         layers: list[nn.Module] = []
         channels = in_channels
         for width, rate in zip((32, 64, 128), dropout, strict=True):
@@ -89,10 +92,16 @@ class ResNet(nn.Module):
         return self.classifier(self.features(images).flatten(1))
 
 
+def _check_classes(num_classes: int) -> None:
+    if num_classes < 2:
+        raise ValueError(f"a classifier needs at least 2 classes, got num_classes = {num_classes}")
+
+
 def _seeded(seed: int, build: Any, *args: Any) -> nn.Module:
     """Build a module with initial weights drawn from `seed`, the global state untouched."""
+    # Modules are built on the CPU: only its generator is seeded, and only its state put back.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return build(*args)
 
 
@@ -120,12 +129,16 @@ def small_vgg(
     return _seeded(seed, SmallVGG, num_classes, in_channels, size, dropout)
 
 
-def small_cnn(num_classes: int, in_channels: int = 3, *, width: int = 16, seed: int = 0) -> nn.Module:
+def small_cnn(
+    num_classes: int, in_channels: int = 3, *, width: int = 16, seed: int = 0
+) -> nn.Module:
     """A four-convolution network for drawn signs and digits, trained in seconds on a CPU.
 
     conv(width), pool, conv(2·width), pool, conv(4·width), pool, conv(4·width), average pool to
-    2×2, linear; each convolution 3×3 with batch normalisation and ReLU. Any image size >= 16.
+    2×2, linear; each convolution 3×3 with batch normalisation and ReLU. Any image size >= 8.
     """
+
+    _check_classes(num_classes)
 
     def build() -> nn.Module:
         layers: list[nn.Module] = []

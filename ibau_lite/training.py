@@ -59,8 +59,11 @@ class Recipe:
             raise ValueError(
                 f"epochs and batch_size must be at least 1, got {self.epochs}, {self.batch_size}"
             )
-        if not 0.0 < self.warmup < 1.0:
-            raise ValueError(f"warmup is a fraction of the steps in (0, 1), got {self.warmup}")
+        if not self.lr > 0:
+            raise ValueError(f"lr must be positive, got {self.lr}")
+        for name in ("momentum", "warmup", "label_smoothing"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if self.shift < 0:
             raise ValueError(f"shift is a number of pixels >= 0, got {self.shift}")
 
@@ -76,13 +79,19 @@ def augment(images: Tensor, generator: torch.Generator, *, flip: bool, shift: in
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
     if shift:
         height, width = images.shape[2:]
-        windows = F.pad(images, (shift,) * 4, mode="reflect").unfold(2, height, 1).unfold(3, width, 1)
+        windows = (
+            F.pad(images, (shift,) * 4, mode="reflect").unfold(2, height, 1).unfold(3, width, 1)
+        )
         dy, dx = torch.randint(2 * shift + 1, (2, count), generator=generator).to(device)
         images = windows[torch.arange(count, device=device), :, dy, dx]
     return images
 
 
-def _check(images: Tensor, labels: Tensor) -> None:
+def _check(images: Tensor, labels: Tensor, shift: int) -> None:
+    if not (isinstance(images, Tensor) and isinstance(labels, Tensor)):
+        raise TypeError(
+            f"images and labels must be tensors, got {type(images).__name__}, {type(labels).__name__}"
+        )
     if images.ndim != 4 or images.dtype != torch.float32:
         raise ValueError(
             f"images must be float32 [N, C, H, W], got {images.dtype} {tuple(images.shape)}"
@@ -93,6 +102,24 @@ def _check(images: Tensor, labels: Tensor) -> None:
         )
     if len(images) == 0:
         raise ValueError("there is nothing to train on: images is empty")
+    low, high = (float(bound) for bound in images.aminmax())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"images must lie in [0, 1], got values from {low:g} to {high:g}")
+    if shift >= min(images.shape[2:]):
+        raise ValueError(f"shift must be below the image size {min(images.shape[2:])}, got {shift}")
+
+
+def _check_labels(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """One look at the logits, before hours are spent on labels that the model cannot give."""
+    training = model.training
+    with torch.inference_mode():
+        logits = model.eval()(images[:1].to(next(model.parameters()).device))
+    model.train(training)
+    if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
+        raise ValueError(
+            f"labels must be classes 0 to {logits.shape[1] - 1} of the model, "
+            f"got {int(labels.min())} to {int(labels.max())}"
+        )
 
 
 def _compiles(recipe: Recipe, images: int, device: torch.device) -> bool:
@@ -120,7 +147,7 @@ def fit(
         images, labels: float32 [N, C, H, W] in [0, 1] and int64 [N], on any device.
         recipe: every setting.
         seed: order of the images, augmentation and dropout; on a CPU in float32 the same seed
-            gives the same bits (for one number of threads).
+            gives the same bits (for one recipe and one number of threads).
         after_augment: called as `after_augment(batch, index)` after flip and shift, with the
             positions of the batch in `images`: an attacker stamps triggers here, so that a trigger
             is never mirrored or moved with the image below it.
@@ -128,12 +155,15 @@ def fit(
     Returns: one dict an epoch: epoch, loss and accuracy (running means over the epoch's batches,
         in training mode), lr at its end, seconds.
 
-    Raises: `ValueError` for tensors of a wrong shape or dtype, or none at all;
+    Raises: `ValueError` for tensors of a wrong shape, dtype or range, or none at all;
         `FloatingPointError` if the loss becomes NaN or infinite (the step size is too large).
 
     The model is left in evaluation mode.
     """
-    _check(images, labels)
+    _check(images, labels, recipe.shift)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("the model has no parameter that requires a gradient: nothing to train")
+    _check_labels(model, images, labels)
     device = next(model.parameters()).device
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model.to(memory_format=layout)  # type: ignore[call-overload]
@@ -156,7 +186,9 @@ def fit(
     model.train()
     # Dropout draws from the global generators: fork them, so that the caller's state is untouched.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         bar = tqdm(total=recipe.epochs * steps, disable=not progress, unit="batch", desc="fit")
         for epoch in range(recipe.epochs):
             started = time.perf_counter()
@@ -188,7 +220,7 @@ def fit(
                     "epoch": epoch + 1,
                     "loss": mean_loss,
                     "accuracy": mean_accuracy,
-                    "lr": schedule.get_last_lr()[0],
+                    "lr": float(schedule.get_last_lr()[0]),
                     "seconds": time.perf_counter() - started,
                 }
             )

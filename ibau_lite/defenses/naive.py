@@ -1,0 +1,31 @@
+"""The naive minimax: I-BAU without the indirect term."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from ibau_lite.data import Labelled
+from ibau_lite.defenses.ibau import IBAUConfig, ibau
+from ibau_lite.defenses.protocol import Defended, Evaluator
+
+__all__ = ["naive"]
+
+
+def naive(
+    model: nn.Module,
+    clean: Labelled,
+    *,
+    config: IBAUConfig | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    evaluator: Evaluator | None = None,
+) -> Defended:
+    """Alternate δ ≈ arg max H(·, θ) and θ ← θ − lr·∇₂H(δ, θ), as if δ did not depend on θ.
+
+    The same loop, the same draws and the same settings as `ibau`, with `solver=None`: whatever
+    differs between the two is the indirect term. Arguments, result and errors as there.
+    """
+    config = replace(config or IBAUConfig(), solver=None)
+    return ibau(model, clean, config=config, seed=seed, progress=progress, evaluator=evaluator)

@@ -1,0 +1,112 @@
+"""What every defence is: a function of a model and a clean set that returns a new model."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ibau_lite.data import Labelled
+
+__all__ = ["Defended", "Defense", "Evaluator", "clean_on_device", "private_copy"]
+
+Evaluator = Callable[[nn.Module], dict[str, float]]
+"""Measures a model between rounds (say ACC and ASR); its answers go into the history."""
+
+
+@dataclass(frozen=True, eq=False)
+class Defended:
+    """The result of a defence.
+
+    `model` is a NEW network in evaluation mode; `seconds` the wall time, evaluators excluded;
+    `history` one dict a round; `details` what a plot needs (for I-BAU the last δ).
+    """
+
+    model: nn.Module = field(repr=False)
+    seconds: float
+    history: list[dict[str, Any]] = field(repr=False)
+    details: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+class Defense(Protocol):
+    """The protocol: `defense(model, clean, *, config, seed, progress) -> Defended`.
+
+    The model that is given is never changed. Anything that meets this protocol works wherever
+    a defence of this library does; no registration is needed.
+    """
+
+    def __call__(
+        self,
+        model: nn.Module,
+        clean: Labelled,
+        *,
+        config: Any = None,
+        seed: int = 0,
+        progress: bool = False,
+    ) -> Defended: ...
+
+
+def private_copy(model: nn.Module) -> nn.Module:
+    """A copy of the model that a defence may change, in evaluation mode.
+
+    Raises `ValueError` if the model has no parameters or one of them is NaN or infinite.
+    """
+    parameters = dict(model.named_parameters())
+    if not parameters:
+        raise ValueError("the model has no parameters: there is nothing to unlearn")
+    broken = [name for name, p in parameters.items() if not bool(torch.isfinite(p).all())]
+    if broken:
+        raise ValueError(f"the model's weights are NaN or infinite in {', '.join(broken)}")
+    return copy.deepcopy(model).eval()
+
+
+def clean_on_device(model: nn.Module, clean: Labelled) -> Labelled:
+    """The clean set where the model is, checked at the door.
+
+    Raises `TypeError` for something other than a `Labelled`, `ValueError` for an empty set or
+    labels that the model has no output for; warns if only one class is there, or if the model
+    is at chance on it (mislabelled, or normalised differently from its training).
+    """
+    if not isinstance(clean, Labelled):
+        raise TypeError(
+            f"clean must be a Labelled(images, labels), got {type(clean).__name__}; "
+            "wrap tensors with ibau_lite.data.Labelled"
+        )
+    if len(clean) == 0:
+        raise ValueError("the clean set is empty: every defence needs clean images")
+    moved = clean.to(next(model.parameters()).device)
+    with torch.inference_mode():
+        logits = _outputs(model, moved.images[:200])
+    classes = logits.shape[1]
+    if int(moved.labels.max()) >= classes:
+        raise ValueError(
+            f"the clean set has the label {int(moved.labels.max())}, "
+            f"but the model has {classes} outputs"
+        )
+    if len(moved.labels.unique()) == 1 and classes > 1:
+        warnings.warn(
+            "the clean set holds one class only: the others will be forgotten", stacklevel=3
+        )
+    accuracy = (logits.argmax(1) == moved.labels[:200]).float().mean()
+    if len(moved) >= 50 and float(accuracy) < 1.5 / classes:
+        warnings.warn(
+            f"the model reads {float(accuracy):.0%} of the first clean images as labelled, which is "
+            "chance: wrong labels, or images prepared differently from its training?",
+            stacklevel=3,
+        )
+    return moved
+
+
+def _outputs(model: nn.Module, images: Tensor) -> Tensor:
+    logits = model(images)
+    if logits.ndim != 2 or len(logits) != len(images):
+        raise ValueError(
+            f"the model must map images [N, C, H, W] to logits [N, classes], "
+            f"got {list(logits.shape)} for {len(images)} images"
+        )
+    return logits

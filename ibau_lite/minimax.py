@@ -1,0 +1,255 @@
+"""The minimax problem of the talk, min_θ max_{‖δ‖ ≤ C_δ} H(δ, θ), and its inner half.
+
+H(δ, θ) = (1/n) Σᵢ L(f_θ(xᵢ + δ), yᵢ) is a `Risk`; {δ : ‖δ‖ ≤ C_δ} is a `Ball`; an `Ascent` goes
+looking for the maximiser δ(θ). What is done with the answer is up to `ibau_lite.hypergrad`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+__all__ = ["Ascent", "Ball", "Maximum", "OnePass", "Risk"]
+
+
+@dataclass(frozen=True)
+class Ball:
+    """{δ : ‖δ‖ ≤ radius} in the Euclidean ("l2") or the maximum ("linf") norm.
+
+    The radius is in units of pixel values in [0, 1]. Raises `ValueError` unless it is positive and
+    finite, and for another norm.
+    """
+
+    radius: float
+    norm: str = "l2"
+
+    def __post_init__(self) -> None:
+        if not (self.radius > 0 and math.isfinite(self.radius)):
+            raise ValueError(f"radius must be a positive finite number, got {self.radius!r}")
+        if self.norm not in ("l2", "linf"):
+            raise ValueError(f"norm must be 'l2' or 'linf', got {self.norm!r}")
+
+    def length(self, delta: Tensor) -> Tensor:
+        """‖δ‖, a scalar."""
+        return delta.abs().amax() if self.norm == "linf" else torch.linalg.vector_norm(delta)
+
+    def project(self, delta: Tensor) -> Tensor:
+        """The nearest point of the ball, arg min_{‖z‖ ≤ C} ‖z − δ‖₂; points inside stay."""
+        if self.norm == "linf":
+            return delta.clamp(-self.radius, self.radius)
+        return delta * (self.radius / self.length(delta).clamp_min(self.radius))
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """arg max_{‖u‖ ≤ 1} ⟨u, g⟩: g/‖g‖₂, or sign(g); zero where g = 0."""
+        if self.norm == "linf":
+            return gradient.sign()
+        return gradient / self.length(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+
+
+@dataclass(frozen=True, eq=False)
+class Risk:
+    """H(δ, θ) = (1/n) Σᵢ L(f_θ(xᵢ + δ), yᵢ) − penalty·‖δ‖², with L the cross-entropy.
+
+    Called as `risk(delta, theta)` it is one differentiable scalar over all its images, the form
+    that `ibau_lite.hypergrad` takes; `value_and_gradient` needs memory for `chunk` images only.
+
+    Fields:
+        model: a classifier in evaluation mode (H must not depend on the other images of a batch);
+            its buffers are used as they are, its parameters replaced by `theta`.
+        images [n, C, H, W], labels [n]: on the model's device.
+        penalty: of the inner objective of the published code (0.001); 0 in the talk.
+        clamp: evaluate at clamp(x + δ, 0, 1), which is what a camera could see; the talk does not.
+        stamped: a boolean [n]: images that carry δ, all of them by default.
+
+    Raises `ValueError` for no images, lengths that differ, or a model in training mode.
+    """
+
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+    penalty: float = 0.0
+    clamp: bool = False
+    stamped: Tensor | None = None
+    chunk: int = 500
+
+    def __post_init__(self) -> None:
+        if len(self.images) == 0:
+            raise ValueError("H is a mean over images: at least one is needed, got none")
+        for name in ("labels", "stamped"):
+            given = getattr(self, name)
+            if given is not None and given.shape != (len(self.images),):
+                raise ValueError(
+                    f"{name} must have shape [{len(self.images)}], got {list(given.shape)}"
+                )
+        if self.model.training:
+            raise ValueError(
+                "the model must be in evaluation mode (model.eval()): H is not a function of θ "
+                "and δ alone while batch statistics or dropout enter it"
+            )
+
+    def __call__(self, delta: Tensor, theta: Mapping[str, Tensor]) -> Tensor:
+        """H(δ, θ) for δ [C, H, W] and θ a dict of tensors: a differentiable scalar."""
+        shift = delta
+        if self.stamped is not None:
+            shift = delta * self.stamped.to(delta.dtype)[:, None, None, None]
+        inputs = self.images + shift
+        if self.clamp:
+            inputs = inputs.clamp(0, 1)
+        logits = functional_call(self.model, dict(theta), (inputs,))
+        value = F.cross_entropy(logits, self.labels)
+        # (δ·δ), not ‖δ‖²: the norm has no derivative at δ = 0.
+        return value - self.penalty * (delta * delta).sum() if self.penalty else value
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, index: Tensor | slice) -> Risk:
+        """The same risk over some of the images."""
+        stamped = None if self.stamped is None else self.stamped[index]
+        return Risk(
+            self.model,
+            self.images[index],
+            self.labels[index],
+            self.penalty,
+            self.clamp,
+            stamped,
+            self.chunk,
+        )
+
+    def chunks(self) -> Iterator[tuple[float, Risk]]:
+        """Parts of at most `chunk` images with their weights: H = Σ weight · H_part."""
+        for start in range(0, len(self), self.chunk):
+            part = self.subset(slice(start, start + self.chunk))
+            yield len(part) / len(self), part
+
+    def value_and_gradient(
+        self, delta: Tensor, theta: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """(H, ∇₁H) at (δ, θ): a scalar and a tensor like δ, without a graph."""
+        fixed = {name: parameter.detach() for name, parameter in theta.items()}
+        value, gradient = torch.zeros((), device=delta.device), torch.zeros_like(delta)
+        for weight, part in self.chunks():
+            point = delta.detach().requires_grad_(True)
+            with torch.enable_grad():
+                partial = part(point, fixed)
+                (slope,) = torch.autograd.grad(partial, point)
+            value, gradient = value + weight * partial.detach(), gradient + weight * slope
+        return value, gradient
+
+
+@dataclass(frozen=True, eq=False)
+class Maximum:
+    """What an inner maximisation found.
+
+    `delta` is the best point seen and `value` H there; `values` [steps + 1] are H at every iterate;
+    `gap` is C_δ‖P∇₁H‖ ≥ max H − H(δ) wherever H is concave (see `Ascent`), and a measure of
+    stationarity elsewhere: 0 exactly at points that satisfy the first-order conditions.
+    """
+
+    delta: Tensor = field(repr=False)
+    value: float
+    values: Tensor = field(repr=False)
+    gap: float
+
+
+@dataclass(frozen=True)
+class Ascent:
+    r"""Projected steepest ascent in the ball, δ ← Π(δ + sₜ·u(∇₁H)), u the steepest direction.
+
+    The length of a step does not depend on the size of the gradient (a poisoned network that is
+    sure of itself has almost none), only on the ball and the iteration:
+    sₜ = `step`·C_δ·(1 − t/T), so that the last steps settle. The best of all T + 1 iterates is
+    returned, with the Frank–Wolfe gap
+
+    .. math:: \max_{\|z\| \le C_\delta} \langle \nabla_1 H, z - \delta\rangle
+              = C_\delta \|\nabla_1 H\|_* - \langle \nabla_1 H, \delta\rangle ,
+
+    an upper bound of max H − H(δ) where H is concave in δ. Each step costs one forward and one
+    backward pass over the images of the risk, and so does the gap.
+
+    Raises `ValueError` for less than one step or a step outside (0, 2].
+    Source: Madry et al. 2018 (normalised projected ascent); Jaggi 2013 (the gap).
+    """
+
+    steps: int = 10
+    step: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if not 0 < self.step <= 2:
+            raise ValueError(f"step is a fraction of the radius in (0, 2], got {self.step}")
+
+    def __call__(
+        self, risk: Risk, theta: Mapping[str, Tensor], ball: Ball, start: Tensor | None = None
+    ) -> Maximum:
+        """Ascend from `start` (zero by default; projected) and return the best point seen.
+
+        Warns if H became NaN or infinite on the way; the best finite iterate is returned then.
+        """
+        delta = torch.zeros_like(risk.images[0]) if start is None else ball.project(start.detach())
+        value, gradient = risk.value_and_gradient(delta, theta)
+        values, best = [value], (value, delta, gradient)
+        for t in range(self.steps):
+            size = self.step * ball.radius * (1 - t / self.steps)
+            delta = ball.project(delta + size * ball.steepest(gradient))
+            value, gradient = risk.value_and_gradient(delta, theta)
+            values.append(value)
+            if value > best[0]:
+                best = (value, delta, gradient)
+        if not bool(torch.isfinite(torch.stack(values)).all()):
+            warnings.warn(
+                "H became NaN or infinite during the ascent; the best finite iterate is returned",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        value, delta, gradient = best
+        dual = gradient.abs().sum() if ball.norm == "linf" else ball.length(gradient)
+        gap = ball.radius * dual - (gradient * delta).sum()
+        return Maximum(delta, float(value), torch.stack(values), float(gap))
+
+
+@dataclass(frozen=True)
+class OnePass:
+    r"""The inner loop of the published code: one optimiser step on each batch of the clean set.
+
+    δ ← δ + `step`·∇₁H_b(δ, θ) from δ = 0 ("sgd"; or Adam with that step), unconstrained on the
+    way, then projected to the ball once. One forward and one backward pass over the clean set.
+    There is no guarantee that H grows, so the last point is returned, and `values` are H on the
+    batches, each before its step. The gap is not computed (NaN).
+
+    Source: the code released with Zeng et al. 2022.
+    """
+
+    step: float = 10.0
+    optimizer: str = "sgd"
+    batch_size: int = 100
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("sgd", "adam"):
+            raise ValueError(f"optimizer must be 'sgd' or 'adam', got {self.optimizer!r}")
+        if not self.step > 0 or self.batch_size < 1:
+            raise ValueError(f"step and batch_size must be positive, got {self}")
+
+    def __call__(
+        self, risk: Risk, theta: Mapping[str, Tensor], ball: Ball, start: Tensor | None = None
+    ) -> Maximum:
+        """One pass over the images of the risk, in their order, from `start` (zero by default)."""
+        delta = torch.zeros_like(risk.images[0]) if start is None else start.detach().clone()
+        kind = torch.optim.SGD if self.optimizer == "sgd" else torch.optim.Adam
+        optimizer = kind([delta], lr=self.step, maximize=True)
+        values = []
+        for first in range(0, len(risk), self.batch_size):
+            batch = risk.subset(slice(first, first + self.batch_size))
+            value, delta.grad = batch.value_and_gradient(delta, theta)
+            optimizer.step()
+            values.append(value)
+        delta = ball.project(delta)
+        return Maximum(delta, float(values[-1]), torch.stack(values), math.nan)
