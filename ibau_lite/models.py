@@ -120,9 +120,9 @@ def small_vgg(
     The modules' order (`features`: conv, norm, elu, …, pool, dropout; `classifier`) is that of the
     state dicts released by the authors, which therefore load unchanged (`checkpoints.load`).
 
-    Args: `size`, height and width of the (square) images in pixels, at least 8; `dropout`, the rates
-        after the three pools: the paper's suit its long training, a short one wants less. They
-        leave the state dict and the network in evaluation mode as they are.
+    Args: `size`, height and width of the (square) images in pixels, at least 8; `dropout`, the
+        rates after the three pools. The paper's rates suit its long training; a short one wants
+        less. They leave the state dict and the network in evaluation mode as they are.
     Raises: `ValueError` for a smaller size.
     Source: Zeng et al., ICLR 2022, appendix (the "small VGG").
     """

@@ -7,10 +7,11 @@ The loop knows nothing of triggers: whoever stamps images passes `after_augment`
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +62,9 @@ class Recipe:
             )
         if not self.lr > 0:
             raise ValueError(f"lr must be positive, got {self.lr}")
-        for name in ("momentum", "warmup", "label_smoothing"):
+        if not 0.0 < self.warmup < 1.0:
+            raise ValueError(f"warmup is a fraction of the steps in (0, 1), got {self.warmup}")
+        for name in ("momentum", "label_smoothing"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if self.shift < 0:
@@ -90,7 +93,8 @@ def augment(images: Tensor, generator: torch.Generator, *, flip: bool, shift: in
 def _check(images: Tensor, labels: Tensor, shift: int) -> None:
     if not (isinstance(images, Tensor) and isinstance(labels, Tensor)):
         raise TypeError(
-            f"images and labels must be tensors, got {type(images).__name__}, {type(labels).__name__}"
+            f"images and labels must be tensors, "
+            f"got {type(images).__name__} and {type(labels).__name__}"
         )
     if images.ndim != 4 or images.dtype != torch.float32:
         raise ValueError(
@@ -168,52 +172,41 @@ def fit(
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model.to(memory_format=layout)  # type: ignore[call-overload]
     batch = min(recipe.batch_size, len(images))
-    steps = len(images) // batch  # the incomplete last batch is dropped: one shape for the compiler
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        weight_decay=recipe.weight_decay,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.lr, total_steps=recipe.epochs * steps + 1, pct_start=recipe.warmup
-    )
+    steps = len(images) // batch  # the incomplete last batch is dropped: one shape to compile
+    optimizer, schedule = _optimizer(model, recipe, recipe.epochs * steps)
     network = torch.compile(model) if _compiles(recipe, len(images), device) else model
-    half = recipe.precision == "bfloat16"
+    half = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
     order = torch.Generator().manual_seed(seed)
     history: list[dict[str, float]] = []
-    model.train()
-    # Dropout draws from the global generators: fork them, so that the caller's state is untouched.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        if device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-        torch.default_generator.manual_seed(seed)
-        bar = tqdm(total=recipe.epochs * steps, disable=not progress, unit="batch", desc="fit")
+    bar = tqdm(total=recipe.epochs * steps, disable=not progress, unit="batch", desc="fit")
+
+    def step(index: Tensor) -> Tensor:
+        """One update on the images at `index`; returns (loss, accuracy) of the batch."""
+        x = images[index.to(images.device)].to(device)
+        y = labels[index.to(labels.device)].to(device)
+        x = augment(x, order, flip=recipe.flip, shift=recipe.shift)
+        if after_augment is not None:
+            x = after_augment(x, index)
+        with half:
+            logits = network(x.contiguous(memory_format=layout))
+        loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        bar.update()
+        return torch.stack([loss.detach(), (logits.argmax(1) == y).float().mean()])
+
+    with bar, _dropout_seeded(seed, device), _training_mode(model):
         for epoch in range(recipe.epochs):
             started = time.perf_counter()
-            totals = torch.zeros(2, device=device)
-            for index in torch.randperm(len(images), generator=order)[: steps * batch].split(batch):
-                where = index.to(images.device)
-                x, y = images[where].to(device), labels[index.to(labels.device)].to(device)
-                x = augment(x, order, flip=recipe.flip, shift=recipe.shift)
-                if after_augment is not None:
-                    x = after_augment(x, index)
-                x = x.contiguous(memory_format=layout)
-                with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
-                    logits = network(x)
-                loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                totals += torch.stack([loss.detach(), (logits.argmax(1) == y).float().mean()])
-                bar.update()
-            mean_loss, mean_accuracy = (totals / steps).tolist()
-            if not torch.isfinite(torch.tensor(mean_loss)):
-                model.eval()
+            shuffled = torch.randperm(len(images), generator=order)[: steps * batch]
+            rows = torch.stack([step(index) for index in shuffled.split(batch)])
+            mean_loss, mean_accuracy = rows.mean(0).tolist()
+            if not math.isfinite(mean_loss):
                 raise FloatingPointError(
-                    f"the loss became {mean_loss} in epoch {epoch + 1}: lower Recipe.lr (now {recipe.lr})"
+                    f"the loss became {mean_loss} in epoch {epoch + 1}: "
+                    f"lower Recipe.lr (now {recipe.lr})"
                 )
             history.append(
                 {
@@ -225,6 +218,40 @@ def fit(
                 }
             )
             bar.set_postfix(loss=f"{mean_loss:.3f}", accuracy=f"{mean_accuracy:.3f}")
-        bar.close()
-    model.eval()
     return history
+
+
+def _optimizer(
+    model: nn.Module, recipe: Recipe, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.lr, total_steps=steps + 1, pct_start=recipe.warmup
+    )
+    return optimizer, schedule
+
+
+@contextmanager
+def _dropout_seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Dropout draws from the global generators: seed them inside, put the caller's state back."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _training_mode(model: nn.Module) -> Iterator[None]:
+    """Training mode inside, evaluation mode afterwards, whatever happened."""
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()

@@ -19,7 +19,7 @@ __all__ = ["FineTuningConfig", "fine_tuning"]
 
 @dataclass(frozen=True)
 class FineTuningConfig:
-    """Settings of `fine_tuning`: Adam over `epochs` passes, with flips and shifts as in training."""
+    """Settings of `fine_tuning`: Adam over `epochs` passes, with flips and shifts."""
 
     epochs: int = 5
     batch_size: int = 100

@@ -12,7 +12,7 @@ Hypergradient*, ICLR 2022.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -123,7 +123,7 @@ def ibau(
         model: any classifier with logits; it is not changed. The network stays in evaluation mode
             throughout: dropout is off and BatchNorm's statistics are frozen.
         clean: images [N, C, H, W] in [0, 1] with true labels [N], untouched by the attacker.
-        config: the recipe; `IBAUConfig()` by default, `IBAUConfig.released()` for the published one.
+        config: the recipe, `IBAUConfig()` by default; `IBAUConfig.released()` is the published one.
         seed: which images are drawn, stamped and shifted.
         evaluator: called on the network after each round; its dict goes into the history.
 
@@ -231,10 +231,10 @@ def _constraint(config: IBAUConfig) -> Constraint | None:
 
 
 def _norm(tensors: Mapping[str, Tensor]) -> Tensor:
-    return torch.sqrt(sum((t * t).sum() for t in tensors.values()))
+    return torch.linalg.vector_norm(torch.stack([t.norm() for t in tensors.values()]))
 
 
-def _summary(found: Maximum, steps: list[Hypergradient], ball: Ball) -> dict[str, float]:
+def _summary(found: Maximum, steps: Sequence[Hypergradient], ball: Ball) -> dict[str, float]:
     """What the history keeps of a round: one wait for the device, at its end."""
 
     def mean(values: list[Tensor]) -> float:
@@ -246,11 +246,11 @@ def _summary(found: Maximum, steps: list[Hypergradient], ball: Ball) -> dict[str
         "loss": mean([step.value for step in steps]),
         "direct": mean([_norm(step.direct) for step in steps]),
     }
-    implicit = [step for step in steps if step.indirect is not None]
+    implicit = [step for step in steps if step.solution is not None]
     if implicit:
-        row["indirect"] = mean([_norm(step.indirect) for step in implicit])
-        row["residual"] = mean([step.residual for step in implicit])
-        row["products"] = sum(step.solution.products for step in implicit)
+        row["indirect"] = mean([_norm(step.indirect) for step in implicit if step.indirect])
+        row["residual"] = mean([step.residual for step in implicit if step.residual is not None])
+        row["products"] = sum(step.solution.products for step in implicit if step.solution)
     return row
 
 

@@ -95,8 +95,8 @@ def clean_on_device(model: nn.Module, clean: Labelled) -> Labelled:
     accuracy = (logits.argmax(1) == moved.labels[:200]).float().mean()
     if len(moved) >= 50 and float(accuracy) < 1.5 / classes:
         warnings.warn(
-            f"the model reads {float(accuracy):.0%} of the first clean images as labelled, which is "
-            "chance: wrong labels, or images prepared differently from its training?",
+            f"the model reads {float(accuracy):.0%} of the first clean images as labelled, "
+            "which is chance: wrong labels, or images prepared differently from its training?",
             stacklevel=3,
         )
     return moved
