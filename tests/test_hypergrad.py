@@ -339,6 +339,23 @@ def test_danskin_on_the_sphere():
     assert abs(naive - 1) < 0.15 and abs(implicit - 2) < 0.15
 
 
+def test_what_a_solver_leaves_along_the_normal_does_not_matter():
+    m = Smooth()
+    delta = m.maximise_on_sphere(m.theta, m.radius)
+    warm = functools.partial(EXACT, x0=3 * delta)  # M cannot see it, so that no solver removes it
+    u, t = randn(D, seed=1), {n: randn(*p.shape, seed=2) for n, p in m.theta.items()}
+    results = []
+    for solver in (EXACT, warm):
+        options = {"solver": solver, "constraint": Sphere()}
+        h = hypergradient(m.outer, m.inner, delta, m.theta, **options)
+        assert h.residual < 1e-11
+        pulled = response_vjp(m.inner, delta, m.theta, u, **options)[0]
+        pushed = response_jvp(m.inner, delta, m.theta, t, **options)[0]
+        inverse = inverse_hvp(m.inner, delta, m.theta, u, **options).x
+        results.append({**h.total, "jvp": pushed, "ihvp": inverse, "vjp": pulled["w"]})
+    close(*results)
+
+
 def test_sphere_for_a_minimised_inner():
     m = Smooth()
     delta = m.maximise_on_sphere(m.theta, m.radius)

@@ -69,7 +69,8 @@ def hypergradient(
     product more. Raises TypeError and ValueError for unusable arguments; the solver warns of a
     wrong answer.
 
-    Source: Grazzi et al. 2020, section 2.2 (AID); Zeng et al. 2022 (I-BAU), equation (4).
+    Source: Grazzi et al. 2020 (AID); Zeng et al. 2022, *Adversarial unlearning of backdoors via
+    implicit hypergradient* (I-BAU); the KKT form: Fiacco 1976, on sensitivity in programming.
     """
     sign_of(sense)
     if solver is None:

@@ -35,7 +35,7 @@ def response_jacobian(
 
     `inner` must be made of operations that `torch.func` can transform. Raises TypeError (delta,
     theta) and ValueError (no scalar; A singular, so that δ(θ) is not differentiable here).
-    Source: the implicit function theorem; Zeng et al. 2022, equation (3).
+    Source: the implicit function theorem; Zeng et al. 2022 call it the response Jacobian.
     """
     sign = sign_of(sense)
     delta, params = leaves(delta, theta)

@@ -48,7 +48,7 @@ def lanczos(
     below zero by more than rounding: A then surely has a negative eigenvalue. Raises ValueError
     unless 1 <= k <= dim, for a zero ``start``, and where a product is not finite.
 
-    Source: Lanczos 1950; Paige 1972 for the error bounds; Golub and Van Loan, section 10.3.
+    Source: Lanczos 1950; Paige 1972 for the error bounds; Golub and Van Loan 2013.
     """
     if not 1 <= k <= dim:
         raise ValueError(f"k = {k}; expected 1 <= k <= dim = {dim}")

@@ -35,7 +35,7 @@ def minres(
     `ConvergenceWarning`. Shapes, ``batched``, errors and other warnings as in `conjugate_gradient`.
 
     Source: Paige and Saunders 1975; the test of curvature: Liu and Roosta 2022, *MINRES: from
-    negative curvature detection to monotonicity properties*, algorithm 1 (whose names are kept).
+    negative curvature detection to monotonicity properties*.
     """
     system = LinearSystem(matvec, b, x0=x0, damping=damping, batched=batched)
     x, r = system.start()
