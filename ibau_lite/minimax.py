@@ -50,7 +50,11 @@ class Ball:
         """arg max_{‖u‖ ≤ 1} ⟨u, g⟩: g/‖g‖₂, or sign(g); zero where g = 0."""
         if self.norm == "linf":
             return gradient.sign()
-        return gradient / self.length(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+        # First by the largest entry: the squares of a gradient of 1e-23 are zero in float32, and
+        # the gradients of a network that is sure of itself are that small.
+        tiny = torch.finfo(gradient.dtype).tiny
+        scaled = gradient / gradient.abs().amax().clamp_min(tiny)
+        return scaled / self.length(scaled).clamp_min(tiny)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +71,11 @@ class Risk:
         penalty: of the inner objective of the published code (0.001); 0 in the talk.
         clamp: evaluate at clamp(x + δ, 0, 1), which is what a camera could see; the talk does not.
         stamped: a boolean [n]: images that carry δ, all of them by default.
+        chunk: how many images `value_and_gradient` and `chunks` take at once.
 
-    Raises `ValueError` for no images, lengths that differ, or a model in training mode.
+    δ and the model are of one floating dtype, to which the images are cast a call at a time.
+    Raises `ValueError` for no images, shapes that do not fit, a mask that is not boolean, a
+    negative penalty, a chunk below 1, or a model (or a part of it) in training mode.
     """
 
     model: nn.Module
@@ -80,26 +87,44 @@ class Risk:
     chunk: int = 500
 
     def __post_init__(self) -> None:
-        if len(self.images) == 0:
-            raise ValueError("H is a mean over images: at least one is needed, got none")
+        if self.images.ndim != 4 or len(self.images) == 0:
+            raise ValueError(
+                "H is a mean over images [n, C, H, W]: at least one is needed, "
+                f"got shape {list(self.images.shape)}"
+            )
         for name in ("labels", "stamped"):
             given = getattr(self, name)
             if given is not None and given.shape != (len(self.images),):
                 raise ValueError(
                     f"{name} must have shape [{len(self.images)}], got {list(given.shape)}"
                 )
-        if self.model.training:
+        if self.stamped is not None and self.stamped.dtype != torch.bool:
+            raise ValueError(f"stamped must be boolean, got {self.stamped.dtype}")
+        if not (self.penalty >= 0 and math.isfinite(self.penalty)):
+            raise ValueError(f"penalty must be finite and at least 0, got {self.penalty!r}")
+        if self.chunk < 1:
+            raise ValueError(f"chunk must be at least 1, got {self.chunk}")
+        if any(module.training for module in self.model.modules()):
             raise ValueError(
                 "the model must be in evaluation mode (model.eval()): H is not a function of θ "
                 "and δ alone while batch statistics or dropout enter it"
             )
 
     def __call__(self, delta: Tensor, theta: Mapping[str, Tensor]) -> Tensor:
-        """H(δ, θ) for δ [C, H, W] and θ a dict of tensors: a differentiable scalar."""
+        """H(δ, θ) for δ [C, H, W] and θ a dict of tensors: a differentiable scalar.
+
+        Raises `ValueError` for a δ of another shape. A parameter that `theta` does not name is
+        taken from the model.
+        """
+        if delta.shape != self.images.shape[1:]:
+            raise ValueError(
+                f"delta must have the shape {list(self.images.shape[1:])} of one image, "
+                f"got {list(delta.shape)}"
+            )
         shift = delta
         if self.stamped is not None:
             shift = delta * self.stamped.to(delta.dtype)[:, None, None, None]
-        inputs = self.images + shift
+        inputs = self.images.to(delta.dtype) + shift
         if self.clamp:
             inputs = inputs.clamp(0, 1)
         logits = functional_call(self.model, dict(theta), (inputs,))
@@ -134,7 +159,7 @@ class Risk:
     ) -> tuple[Tensor, Tensor]:
         """(H, ∇₁H) at (δ, θ): a scalar and a tensor like δ, without a graph."""
         fixed = {name: parameter.detach() for name, parameter in theta.items()}
-        value, gradient = torch.zeros((), device=delta.device), torch.zeros_like(delta)
+        value, gradient = delta.new_zeros(()), torch.zeros_like(delta)
         for weight, part in self.chunks():
             point = delta.detach().requires_grad_(True)
             with torch.enable_grad():
@@ -149,8 +174,8 @@ class Maximum:
     """What an inner maximisation found.
 
     `delta` is the best point seen and `value` H there; `values` [steps + 1] are H at every iterate;
-    `gap` is C_δ‖P∇₁H‖ ≥ max H − H(δ) wherever H is concave (see `Ascent`), and a measure of
-    stationarity elsewhere: 0 exactly at points that satisfy the first-order conditions.
+    `gap` is max_{‖z‖ ≤ C_δ} ⟨∇₁H, z − δ⟩ ≥ max H − H(δ) wherever H is concave (see `Ascent`), and a
+    measure of stationarity elsewhere: 0 exactly at points that satisfy the first-order conditions.
     """
 
     delta: Tensor = field(repr=False)
@@ -193,17 +218,23 @@ class Ascent:
         """Ascend from `start` (zero by default; projected) and return the best point seen.
 
         Warns if H became NaN or infinite on the way; the best finite iterate is returned then.
+        Raises `FloatingPointError` if there is none.
         """
-        delta = torch.zeros_like(risk.images[0]) if start is None else ball.project(start.detach())
-        value, gradient = risk.value_and_gradient(delta, theta)
-        values, best = [value], (value, delta, gradient)
-        for t in range(self.steps):
-            size = self.step * ball.radius * (1 - t / self.steps)
-            delta = ball.project(delta + size * ball.steepest(gradient))
+        delta = ball.project(_starting_point(risk, theta, start))
+        values: list[Tensor] = []
+        best: tuple[Tensor, Tensor, Tensor] | None = None
+        for t in range(self.steps + 1):
             value, gradient = risk.value_and_gradient(delta, theta)
             values.append(value)
-            if value > best[0]:
+            if bool(torch.isfinite(value)) and (best is None or bool(value > best[0])):
                 best = (value, delta, gradient)
+            if t < self.steps:
+                size = self.step * ball.radius * (1 - t / self.steps)
+                delta = ball.project(delta + size * ball.steepest(gradient))
+        if best is None:
+            raise FloatingPointError(
+                f"H is NaN or infinite at all {len(values)} iterates: are θ and the start finite?"
+            )
         if not bool(torch.isfinite(torch.stack(values)).all()):
             warnings.warn(
                 "H became NaN or infinite during the ascent; the best finite iterate is returned",
@@ -242,7 +273,7 @@ class OnePass:
         self, risk: Risk, theta: Mapping[str, Tensor], ball: Ball, start: Tensor | None = None
     ) -> Maximum:
         """One pass over the images of the risk, in their order, from `start` (zero by default)."""
-        delta = torch.zeros_like(risk.images[0]) if start is None else start.detach().clone()
+        delta = _starting_point(risk, theta, start).clone()
         kind = torch.optim.SGD if self.optimizer == "sgd" else torch.optim.Adam
         optimizer = kind([delta], lr=self.step, maximize=True)
         values = []
@@ -253,3 +284,11 @@ class OnePass:
             values.append(value)
         delta = ball.project(delta)
         return Maximum(delta, float(values[-1]), torch.stack(values), math.nan)
+
+
+def _starting_point(risk: Risk, theta: Mapping[str, Tensor], start: Tensor | None) -> Tensor:
+    """`start`, or zero, in the dtype of θ (images are float32 whatever the network is)."""
+    dtype = next(iter(theta.values()), risk.images).dtype
+    if start is None:
+        return torch.zeros_like(risk.images[0], dtype=dtype)
+    return start.detach().to(dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,13 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
-from ibau_lite.defenses.protocol import Defended, Evaluator, clean_on_device, private_copy
+from ibau_lite.defenses.protocol import (
+    Defended,
+    Evaluator,
+    check_finite,
+    clean_on_device,
+    private_copy,
+)
 from ibau_lite.training import augment
 
 __all__ = ["FineTuningConfig", "fine_tuning"]
@@ -30,6 +37,8 @@ class FineTuningConfig:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or not self.lr > 0:
             raise ValueError(f"epochs, batch_size and lr must be positive, got {self}")
+        if self.shift < 0:
+            raise ValueError(f"shift is a number of pixels >= 0, got {self.shift}")
 
 
 def fine_tuning(
@@ -44,29 +53,34 @@ def fine_tuning(
     r"""Minimise (1/n) Σ L(f_θ(xᵢ), yᵢ) over the clean set, from the poisoned θ.
 
     Adam with a linearly falling step; BatchNorm statistics stay frozen, as in I-BAU, so that the
-    two differ in nothing but δ. Raises and warns as `ibau` does for an unusable clean set.
+    two differ in nothing but δ. Raises and warns as `ibau` does.
     """
     config = config or FineTuningConfig()
     model = private_copy(model)
-    clean = clean_on_device(model, clean)
+    clean = clean_on_device(model, clean, shift=config.shift)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
     batches = -(-len(clean) // config.batch_size)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, config.epochs * batches)
-    history, seconds = [], 0.0
+    dtype = next(model.parameters()).dtype
+    history: list[dict[str, Any]] = []
+    seconds = 0.0
     for epoch in tqdm(range(config.epochs), disable=not progress, desc="fine-tuning"):
-        started, total = time.perf_counter(), 0.0
+        started, losses = time.perf_counter(), []
         for index in torch.randperm(len(clean), generator=generator).split(config.batch_size):
             index = index.to(clean.labels.device)
             images = augment(clean.images[index], generator, flip=config.flip, shift=config.shift)
-            loss = F.cross_entropy(model(images), clean.labels[index])
+            loss = F.cross_entropy(model(images.to(dtype)), clean.labels[index])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             decay.step()
-            total += float(loss.detach())
+            losses.append(loss.detach())
+        mean_loss = float(torch.stack(losses).mean())  # the one wait for the device
         seconds += time.perf_counter() - started
-        history.append({"round": epoch + 1, "loss": total / batches})
+        history.append({"round": epoch + 1, "loss": mean_loss})
+        check_finite(model, f"epoch {epoch + 1}", "lower lr")
         if evaluator is not None:
             history[-1].update(evaluator(model))
+    optimizer.zero_grad(set_to_none=True)
     return Defended(model, seconds, history)

@@ -11,6 +11,7 @@ Hypergradient*, ICLR 2022.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
-from ibau_lite.defenses.protocol import Defended, Evaluator, clean_on_device, private_copy
+from ibau_lite.defenses.protocol import (
+    Defended,
+    Evaluator,
+    check_finite,
+    clean_on_device,
+    private_copy,
+)
 from ibau_lite.hypergrad import Constraint, Hypergradient, L2Ball, LinfBall, Solver, hypergradient
 from ibau_lite.metrics import predict
 from ibau_lite.minimax import Ascent, Ball, Maximum, OnePass, Risk
@@ -30,6 +37,8 @@ from ibau_lite.solvers import conjugate_gradient, fixed_point
 from ibau_lite.training import augment
 
 __all__ = ["IBAUConfig", "ibau"]
+
+_ADVICE = "lower lr, raise the solver's damping, or drop the indirect term (solver=None)"
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,15 @@ class IBAUConfig:
                 f"rounds, batch_size and lr must be positive, "
                 f"got {self.rounds}, {self.batch_size}, {self.lr}"
             )
+        if self.implicit_images < 1 or (self.inner_images is not None and self.inner_images < 1):
+            raise ValueError(
+                "inner_images (or None) and implicit_images must be at least 1, "
+                f"got {self.inner_images} and {self.implicit_images}"
+            )
+        if not (self.penalty >= 0 and math.isfinite(self.penalty)):
+            raise ValueError(f"penalty must be finite and at least 0, got {self.penalty!r}")
+        if self.shift < 0:
+            raise ValueError(f"shift is a number of pixels >= 0, got {self.shift}")
         if not 0 < self.stamped <= 1:
             raise ValueError(f"stamped is a fraction in (0, 1], got {self.stamped}")
         if self.inner_labels not in ("true", "predicted"):
@@ -121,7 +139,8 @@ def ibau(
 
     Args:
         model: any classifier with logits; it is not changed. The network stays in evaluation mode
-            throughout: dropout is off and BatchNorm's statistics are frozen.
+            throughout: dropout is off and BatchNorm's statistics are frozen, and so are
+            parameters that require no gradient.
         clean: images [N, C, H, W] in [0, 1] with true labels [N], untouched by the attacker.
         config: the recipe, `IBAUConfig()` by default; `IBAUConfig.released()` is the published one.
         seed: which images are drawn, stamped and shifted.
@@ -138,9 +157,9 @@ def ibau(
     """
     config = config or IBAUConfig()
     model = private_copy(model)
-    clean = clean_on_device(model, clean)
+    clean = clean_on_device(model, clean, shift=config.shift)
     generator = torch.Generator().manual_seed(seed)
-    theta = dict(model.named_parameters())
+    theta = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.Adam(theta.values(), lr=config.lr)
     batches = -(-len(clean) // config.batch_size)
     decay = torch.optim.lr_scheduler.LinearLR(
@@ -156,7 +175,7 @@ def ibau(
         for index in torch.randperm(len(clean), generator=generator).split(config.batch_size):
             gradient = hypergradient(
                 _outer_risk(model, clean, index, config, generator),
-                _inner_risk(model, clean, config, generator),
+                _inner_risk(model, clean, config),
                 found.delta,
                 theta,
                 solver=config.solver,
@@ -168,12 +187,13 @@ def ibau(
             decay.step()
             rows.append(gradient)
             bar.update()
-        seconds += time.perf_counter() - started
         history.append({"round": round_, **_summary(found, rows, config.ball)})
-        _check_finite(theta, round_)
+        seconds += time.perf_counter() - started
+        check_finite(model, f"round {round_}", _ADVICE)
         if evaluator is not None:
             history[-1].update(evaluator(model))
     bar.close()
+    optimizer.zero_grad(set_to_none=True)
     return Defended(model, seconds, history, {"delta": found.delta})
 
 
@@ -190,7 +210,7 @@ def _find_delta(
         part = clean[torch.randperm(len(clean), generator=generator)[: config.inner_images]]
     labels = part.labels
     if config.inner_labels == "predicted":
-        labels = predict(model, part.images).to(labels.device)
+        labels = predict(model, part.images.to(next(iter(theta.values())).dtype)).to(labels.device)
     risk = Risk(model, part.images, labels, penalty=config.penalty, clamp=config.clamp)
     return config.inner(risk, theta, config.ball)
 
@@ -212,9 +232,7 @@ def _outer_risk(
     return Risk(model, images, clean.labels[index], clamp=config.clamp, stamped=stamped)
 
 
-def _inner_risk(
-    model: nn.Module, clean: Labelled, config: IBAUConfig, generator: torch.Generator
-) -> Risk:
+def _inner_risk(model: nn.Module, clean: Labelled, config: IBAUConfig) -> Risk:
     """The objective whose stationarity defines ∇δ(θ): H on a few clean images.
 
     The published code takes the first batch every time, so the images are not drawn anew here.
@@ -252,12 +270,3 @@ def _summary(found: Maximum, steps: Sequence[Hypergradient], ball: Ball) -> dict
         row["residual"] = mean([step.residual for step in implicit if step.residual is not None])
         row["products"] = sum(step.solution.products for step in implicit if step.solution)
     return row
-
-
-def _check_finite(theta: Mapping[str, Tensor], round_: int) -> None:
-    broken = [name for name, p in theta.items() if not bool(torch.isfinite(p).all())]
-    if broken:
-        raise FloatingPointError(
-            f"round {round_}: θ became NaN or infinite ({', '.join(broken)}); lower lr, raise the "
-            "solver's damping, or drop the indirect term (solver=None)"
-        )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ibau_lite.data import Labelled
 
-__all__ = ["Defended", "Defense", "Evaluator", "clean_on_device", "private_copy"]
+__all__ = ["Defended", "Defense", "Evaluator", "check_finite", "clean_on_device", "private_copy"]
 
 Evaluator = Callable[[nn.Module], dict[str, float]]
 """Measures a model between rounds (say ACC and ASR); its answers go into the history."""
@@ -54,22 +54,27 @@ class Defense(Protocol):
 def private_copy(model: nn.Module) -> nn.Module:
     """A copy of the model that a defence may change, in evaluation mode.
 
-    Raises `ValueError` if the model has no parameters or one of them is NaN or infinite.
+    Parameters that require no gradient are frozen: no defence changes them. Raises `ValueError` if
+    the model has no other parameters, or one of them all is NaN or infinite.
     """
     parameters = dict(model.named_parameters())
-    if not parameters:
-        raise ValueError("the model has no parameters: there is nothing to unlearn")
+    if not any(p.requires_grad for p in parameters.values()):
+        raise ValueError(
+            "the model has no parameters that require a gradient: there is nothing to unlearn; "
+            "model.requires_grad_(True) frees them all"
+        )
     broken = [name for name, p in parameters.items() if not bool(torch.isfinite(p).all())]
     if broken:
         raise ValueError(f"the model's weights are NaN or infinite in {', '.join(broken)}")
     return copy.deepcopy(model).eval()
 
 
-def clean_on_device(model: nn.Module, clean: Labelled) -> Labelled:
+def clean_on_device(model: nn.Module, clean: Labelled, *, shift: int = 0) -> Labelled:
     """The clean set where the model is, checked at the door.
 
-    Raises `TypeError` for something other than a `Labelled`, `ValueError` for an empty set or
-    labels that the model has no output for; warns if only one class is there, or if the model
+    Raises `TypeError` for something other than a `Labelled`, `ValueError` for an empty set, images
+    too small for `shift`, logits that are NaN or infinite, or labels that the model has no output
+    for; warns if only one class is there, or if the model
     is at chance on it (mislabelled, or normalised differently from its training).
     """
     if not isinstance(clean, Labelled):
@@ -79,6 +84,10 @@ def clean_on_device(model: nn.Module, clean: Labelled) -> Labelled:
         )
     if len(clean) == 0:
         raise ValueError("the clean set is empty: every defence needs clean images")
+    if shift >= min(clean.images.shape[2:]):
+        raise ValueError(
+            f"shift must be below the image size {min(clean.images.shape[2:])}, got {shift}"
+        )
     moved = clean.to(next(model.parameters()).device)
     with torch.inference_mode():
         logits = _outputs(model, moved.images[:200])
@@ -93,7 +102,8 @@ def clean_on_device(model: nn.Module, clean: Labelled) -> Labelled:
             "the clean set holds one class only: the others will be forgotten", stacklevel=3
         )
     accuracy = (logits.argmax(1) == moved.labels[:200]).float().mean()
-    if len(moved) >= 50 and float(accuracy) < 1.5 / classes:
+    chance = 1 / classes
+    if len(moved) >= 50 and float(accuracy) < chance + 0.5 * chance * (1 - chance):
         warnings.warn(
             f"the model reads {float(accuracy):.0%} of the first clean images as labelled, "
             "which is chance: wrong labels, or images prepared differently from its training?",
@@ -102,11 +112,22 @@ def clean_on_device(model: nn.Module, clean: Labelled) -> Labelled:
     return moved
 
 
+def check_finite(model: nn.Module, when: str, advice: str) -> None:
+    """Raise `FloatingPointError` if a parameter became NaN or infinite."""
+    broken = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+    if broken:
+        raise FloatingPointError(
+            f"{when}: θ became NaN or infinite ({', '.join(broken)}); {advice}"
+        )
+
+
 def _outputs(model: nn.Module, images: Tensor) -> Tensor:
-    logits = model(images)
+    logits = model(images.to(next(model.parameters()).dtype))
     if logits.ndim != 2 or len(logits) != len(images):
         raise ValueError(
             f"the model must map images [N, C, H, W] to logits [N, classes], "
             f"got {list(logits.shape)} for {len(images)} images"
         )
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError("the model's logits on the clean images are NaN or infinite")
     return logits
