@@ -33,7 +33,7 @@ from ibau_lite.defenses.protocol import (
 from ibau_lite.hypergrad import Constraint, Hypergradient, L2Ball, LinfBall, Solver, hypergradient
 from ibau_lite.metrics import predict
 from ibau_lite.minimax import Ascent, Ball, Maximum, OnePass, Risk
-from ibau_lite.solvers import conjugate_gradient, fixed_point
+from ibau_lite.solvers import fixed_point, minres
 from ibau_lite.training import augment
 
 __all__ = ["IBAUConfig", "ibau"]
@@ -61,21 +61,21 @@ class IBAUConfig:
         differentiate the conditions of the maximum on the ball (KKT) rather than ∇₁H = 0.
     """
 
-    rounds: int = 3
-    ball: Ball = Ball(10.0)
+    rounds: int = 5
+    ball: Ball = Ball(4.0)
     penalty: float = 0.0
     clamp: bool = False
     inner_labels: str = "true"
-    inner: Ascent | OnePass = Ascent(10)
-    inner_images: int | None = 500
-    batch_size: int = 100
+    inner: Ascent | OnePass = Ascent(8)
+    inner_images: int | None = 200
+    batch_size: int = 50
     lr: float = 1e-3
     decay: bool = True
-    stamped: float = 0.1
+    stamped: float = 0.05
     flip: bool = False
     shift: int = 2
-    solver: Solver | None = partial(conjugate_gradient, max_iter=5, damping=1.0)
-    implicit_images: int = 100
+    solver: Solver | None = partial(minres, max_iter=5)
+    implicit_images: int = 50
     on_ball: bool = True
 
     def __post_init__(self) -> None:
@@ -111,16 +111,18 @@ class IBAUConfig:
         images are clamped and the inner step is Adam's, 1.0.
         """
         recipe = cls(
-            rounds=5,
+            ball=Ball(10.0),
             penalty=0.001,
             clamp=gtsrb,
             inner_labels="predicted",
             inner=OnePass(1.0, "adam") if gtsrb else OnePass(10.0),
             inner_images=None,
+            batch_size=100,
             decay=False,
             stamped=0.01,
             shift=0,
             solver=partial(fixed_point, step=0.1, max_iter=5, certify=False),
+            implicit_images=100,
             on_ball=False,
         )
         return replace(recipe, **changes)

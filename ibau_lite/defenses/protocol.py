@@ -34,10 +34,10 @@ class Defended:
 
 
 class Defense(Protocol):
-    """The protocol: `defense(model, clean, *, config, seed, progress) -> Defended`.
+    """The protocol of a defence: a model and clean images in, a `Defended` out.
 
-    The model that is given is never changed. Anything that meets this protocol works wherever
-    a defence of this library does; no registration is needed.
+    The model that is given is never changed; `evaluator` is called after each round. Anything that
+    meets this protocol works wherever a defence of this library does; no registration is needed.
     """
 
     def __call__(
@@ -48,6 +48,7 @@ class Defense(Protocol):
         config: Any = None,
         seed: int = 0,
         progress: bool = False,
+        evaluator: Evaluator | None = None,
     ) -> Defended: ...
 
 

@@ -1,0 +1,80 @@
+"""Records: one JSON line a finished cell, with everything needed to believe it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ibau_lite
+
+__all__ = ["append", "provenance", "read"]
+
+
+def provenance() -> dict[str, Any]:
+    """When, with which versions and on which hardware this process computes."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "versions": {
+            "ibau_lite": ibau_lite.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "hardware": {"device": device, "threads": torch.get_num_threads()},
+    }
+
+
+def _processor() -> str:
+    """The processor's name as the system tells it; its architecture where it does not."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def append(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Add one line to a JSON Lines file: a single write, so that two writers never mix.
+
+    Raises `ValueError` for a record that is not JSON (a tensor, NaN), before the file is touched.
+    """
+    try:
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a record holds JSON only: {error}") from error
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(file, line.encode())
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """All records of a file, in the order they were finished; none where there is no file.
+
+    Raises `ValueError` that names the line which is not a JSON object.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number}: an object is expected, got {record!r}")
+        records.append(record)
+    return records
