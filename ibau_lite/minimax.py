@@ -44,7 +44,7 @@ class Ball:
         """The nearest point of the ball, arg min_{‖z‖ ≤ C} ‖z − δ‖₂; points inside stay."""
         if self.norm == "linf":
             return delta.clamp(-self.radius, self.radius)
-        return delta * (self.radius / self.length(delta).clamp_min(self.radius))
+        return delta * (self.radius / self.length(delta)).clamp_max(1.0)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """arg max_{‖u‖ ≤ 1} ⟨u, g⟩: g/‖g‖₂, or sign(g); zero where g = 0."""
