@@ -1,0 +1,35 @@
+"""What people look at: every function takes tensors or numbers and returns a matplotlib `Figure`.
+
+Matplotlib is imported when a figure is first asked for, so that opening this room costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ibau_lite.plots.images import image_grid, stamping
+    from ibau_lite.plots.rates import bars, curves
+
+# Figure -> the file that draws it.
+_HOME = {
+    "bars": "rates",
+    "curves": "rates",
+    "image_grid": "images",
+    "stamping": "images",
+}
+
+__all__ = ["bars", "curves", "image_grid", "stamping"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a figure's file on first use; AttributeError if there is no such figure or file."""
+    if name in _HOME:
+        return getattr(importlib.import_module(f"ibau_lite.plots.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'ibau_lite.plots' has no figure {name!r}; there are {__all__}")
+
+
+def __dir__() -> list[str]:
+    """Figures, whether imported yet or not, and the names of the module itself."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,81 @@
+"""Pictures of images: a labelled grid, and what a trigger changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ibau_lite.plots.style import INK, bare, blank
+
+__all__ = ["image_grid", "stamping"]
+
+_CELL = 1.15  # inches on a side of one image
+
+
+def image_grid(images: Tensor, titles: Sequence[str] | None = None, columns: int = 6) -> Figure:
+    """Show images [N, C, H, W] in [0, 1] row by row, each below its title.
+
+    Raises `ValueError` for no images, a wrong shape or range, another number of titles than images,
+    or fewer than one column.
+    """
+    _check("images", images)
+    if titles is not None and len(titles) != len(images):
+        raise ValueError(f"titles: {len(images)} are expected, one an image, got {len(titles)}")
+    if columns < 1:
+        raise ValueError(f"columns: at least 1 is expected, got {columns}")
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    title_height = 0.3 if titles is not None else 0.0
+    figure, axes = blank(rows, columns, _CELL * columns, (_CELL + title_height) * rows)
+    for number, place in enumerate(place for row in axes for place in row):
+        bare(place)
+        if number < len(images):
+            _show(place, images[number])
+            if titles is not None:
+                place.set_title(titles[number], fontsize=8, color=INK)
+    return figure
+
+
+def stamping(clean: Tensor, stamped: Tensor, gain: float = 10.0) -> Figure:
+    """Show three rows: the images, the images with the trigger, and `gain` × |difference|.
+
+    Both are [N, C, H, W] in [0, 1]; the third row is cut at 1. Raises `ValueError` for images of
+    another shape or range and for a gain that is not positive.
+    """
+    _check("clean", clean)
+    _check("stamped", stamped)
+    if clean.shape != stamped.shape:
+        raise ValueError(
+            f"stamped: the shape of clean, {list(clean.shape)}, is expected, "
+            f"got {list(stamped.shape)}"
+        )
+    if not gain > 0:
+        raise ValueError(f"gain: a positive number is expected, got {gain}")
+    difference = ((stamped - clean).abs() * gain).clamp(0, 1)
+    labels = ("original", "stamped", f"difference × {gain:g}")
+    count = len(clean)
+    figure, axes = blank(3, count, _CELL * count + 0.3, _CELL * 3)
+    for row, label, images in zip(axes, labels, (clean, stamped, difference), strict=True):
+        row[0].set_ylabel(label, fontsize=9, color=INK)
+        for place, image in zip(row, images, strict=True):
+            bare(place)
+            _show(place, image)
+    return figure
+
+
+def _show(axes: Axes, image: Tensor) -> None:
+    pixels = image.detach().cpu().permute(1, 2, 0).numpy()
+    axes.imshow(pixels if pixels.shape[2] == 3 else pixels[:, :, 0], cmap="gray", vmin=0, vmax=1)
+
+
+def _check(name: str, images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+        raise ValueError(
+            f"{name}: shape [N, 1 or 3, H, W] with N >= 1 is expected, got {list(images.shape)}"
+        )
+    low, high = (float(bound) for bound in images.detach().aminmax())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"{name}: values in [0, 1] are expected, got {low:g} to {high:g}")
