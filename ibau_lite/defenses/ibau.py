@@ -58,7 +58,10 @@ class IBAUConfig:
     The indirect term
         solver: (matvec, b) → Solution; None drops the term, the naive minimax. implicit_images:
         how many images make up the inner objective that is differentiated twice. on_ball:
-        differentiate the conditions of the maximum on the ball (KKT) rather than ∇₁H = 0.
+        differentiate the conditions of the maximum on the ball (KKT) rather than ∇₁H = 0. trust:
+        the indirect term is scaled down to at most this times the norm of the direct one. At a
+        maximum it would be small (Danskin); where it is not, δ is not δ(θ) and the formula is
+        outside its domain. None takes it as it comes, as the published code does.
     """
 
     rounds: int = 5
@@ -77,6 +80,7 @@ class IBAUConfig:
     solver: Solver | None = partial(minres, max_iter=5)
     implicit_images: int = 50
     on_ball: bool = True
+    trust: float | None = 0.5
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.batch_size < 1 or not self.lr > 0:
@@ -95,6 +99,8 @@ class IBAUConfig:
             raise ValueError(f"shift is a number of pixels >= 0, got {self.shift}")
         if not 0 < self.stamped <= 1:
             raise ValueError(f"stamped is a fraction in (0, 1], got {self.stamped}")
+        if self.trust is not None and not self.trust > 0:
+            raise ValueError(f"trust is a ratio above 0, or None, got {self.trust}")
         if self.inner_labels not in ("true", "predicted"):
             raise ValueError(
                 f"inner_labels must be 'true' or 'predicted', got {self.inner_labels!r}"
@@ -124,6 +130,7 @@ class IBAUConfig:
             solver=partial(fixed_point, step=0.1, max_iter=5, certify=False),
             implicit_images=100,
             on_ball=False,
+            trust=None,
         )
         return replace(recipe, **changes)
 
@@ -149,9 +156,8 @@ def ibau(
         evaluator: called on the network after each round; its dict goes into the history.
 
     Returns: `Defended`, with one row a round in `history`: value (H at δ), delta_norm, loss (mean
-        outer loss), direct and indirect (mean norms of the two terms), residual (mean relative
-        residual of the solver), products (with the Hessian); and the last δ in
-        `details["delta"]`.
+        outer loss), direct and indirect (mean norms of the two terms as computed), residual (mean
+        relative residual of the solver); and the last δ in `details["delta"]`.
 
     Raises: `TypeError` and `ValueError` for an unusable model or clean set, at the door;
         `FloatingPointError` if θ becomes NaN or infinite. The solver warns where its answer may be
@@ -173,7 +179,7 @@ def ibau(
     for round_ in range(1, config.rounds + 1):
         started = time.perf_counter()
         found = _find_delta(model, theta, clean, config, generator)
-        rows: list[Hypergradient] = []
+        rows: list[dict[str, Tensor]] = []
         for index in torch.randperm(len(clean), generator=generator).split(config.batch_size):
             gradient = hypergradient(
                 _outer_risk(model, clean, index, config, generator),
@@ -183,11 +189,12 @@ def ibau(
                 solver=config.solver,
                 constraint=_constraint(config),
             )
-            for name, parameter in theta.items():
-                parameter.grad = gradient.total[name]
+            sizes = _sizes(gradient)
+            for name, slope in _followed(gradient, sizes, config.trust).items():
+                theta[name].grad = slope
             optimizer.step()
             decay.step()
-            rows.append(gradient)
+            rows.append(sizes)
             bar.update()
         history.append({"round": round_, **_summary(found, rows, config.ball)})
         seconds += time.perf_counter() - started
@@ -254,21 +261,28 @@ def _norm(tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack([t.norm() for t in tensors.values()]))
 
 
-def _summary(found: Maximum, steps: Sequence[Hypergradient], ball: Ball) -> dict[str, float]:
-    """What the history keeps of a round: one wait for the device, at its end."""
+def _sizes(gradient: Hypergradient) -> dict[str, Tensor]:
+    """The numbers of a step that the history keeps, as scalars on the device."""
+    sizes = {"loss": gradient.value, "direct": _norm(gradient.direct)}
+    if gradient.indirect is not None and gradient.residual is not None:
+        sizes |= {"indirect": _norm(gradient.indirect), "residual": gradient.residual}
+    return sizes
 
-    def mean(values: list[Tensor]) -> float:
-        return float(torch.stack(values).mean())
 
-    row = {
-        "value": found.value,
-        "delta_norm": float(ball.length(found.delta)),
-        "loss": mean([step.value for step in steps]),
-        "direct": mean([_norm(step.direct) for step in steps]),
+def _followed(
+    gradient: Hypergradient, sizes: Mapping[str, Tensor], trust: float | None
+) -> Mapping[str, Tensor]:
+    """What θ follows: direct + indirect, the second no longer than `trust` times the first."""
+    if gradient.indirect is None or trust is None:
+        return gradient.total
+    tiny = torch.finfo(sizes["indirect"].dtype).tiny
+    scale = (trust * sizes["direct"] / sizes["indirect"].clamp_min(tiny)).clamp_max(1.0)
+    return {
+        name: slope + scale * gradient.indirect[name] for name, slope in gradient.direct.items()
     }
-    implicit = [step for step in steps if step.solution is not None]
-    if implicit:
-        row["indirect"] = mean([_norm(step.indirect) for step in implicit if step.indirect])
-        row["residual"] = mean([step.residual for step in implicit if step.residual is not None])
-        row["products"] = sum(step.solution.products for step in implicit if step.solution)
-    return row
+
+
+def _summary(found: Maximum, steps: Sequence[Mapping[str, Tensor]], ball: Ball) -> dict[str, float]:
+    """What the history keeps of a round, the steps' numbers as means."""
+    means = {name: float(torch.stack([step[name] for step in steps]).mean()) for name in steps[0]}
+    return {"value": found.value, "delta_norm": float(ball.length(found.delta)), **means}
