@@ -16,7 +16,7 @@ from install_cell import install_cell
 CHAPTERS = [pytest.param(path, id=path.stem) for path in chapters.find()]
 
 # The book promises a minute of one thread, papermill and the imports (about 6 s) included. It is a
-# promise for an idle machine: on a busy one even CPU seconds double, so more than that is a warning.
+# promise for an idle machine; on a busy one even CPU seconds double, so more is only warned about.
 SMOKE_CPU_SECONDS = 60
 
 
