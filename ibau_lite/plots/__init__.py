@@ -9,18 +9,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ibau_lite.plots.images import image_grid, stamping
+    from ibau_lite.plots.images import image_grid, readings, stamping
     from ibau_lite.plots.rates import bars, curves
+    from ibau_lite.plots.rounds import delta_and_trigger, per_round, terms
 
 # Figure -> the file that draws it.
 _HOME = {
     "bars": "rates",
     "curves": "rates",
+    "delta_and_trigger": "rounds",
     "image_grid": "images",
+    "per_round": "rounds",
+    "readings": "images",
     "stamping": "images",
+    "terms": "rounds",
 }
 
-__all__ = ["bars", "curves", "image_grid", "stamping"]
+__all__ = [
+    "bars",
+    "curves",
+    "delta_and_trigger",
+    "image_grid",
+    "per_round",
+    "readings",
+    "stamping",
+    "terms",
+]
 
 
 def __getattr__(name: str) -> Any:

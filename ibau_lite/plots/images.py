@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ibau_lite.plots.style import INK, bare, blank
+from ibau_lite.plots.style import INK, SERIES, bare, blank
 
-__all__ = ["image_grid", "stamping"]
+__all__ = ["image_grid", "readings", "stamping"]
 
 _CELL = 1.15  # inches on a side of one image
 
@@ -63,6 +63,45 @@ def stamping(clean: Tensor, stamped: Tensor, gain: float = 10.0) -> Figure:
         for place, image in zip(row, images, strict=True):
             bare(place)
             _show(place, image)
+    return figure
+
+
+def readings(
+    images: Tensor,
+    titles: Sequence[str],
+    answers: Mapping[str, Sequence[str]],
+    truth: Sequence[str],
+) -> Figure:
+    """Show images [N, C, H, W] in a row and, below each, what every network reads in it.
+
+    `answers` maps a network's name to its N answers; an answer that is not `truth` gets a cross and
+    another colour. Raises `ValueError` for images as `image_grid` does, and for another number of
+    titles, answers or truths than images.
+    """
+    _check("images", images)
+    for name, texts in {"titles": titles, "truth": truth, **answers}.items():
+        if len(texts) != len(images):
+            raise ValueError(f"{name}: {len(images)} are expected, one an image, got {len(texts)}")
+    right, wrong = SERIES[0][0], SERIES[1][0]
+    side, line = 2.2, 0.24  # inches: one image, one line of text
+    height = side + 0.4 + line * len(answers)
+    figure, axes = blank(1, len(images), 3.6 * len(images), height)
+    for number, place in enumerate(axes[0]):
+        bare(place)
+        _show(place, images[number])
+        place.set_title(titles[number], fontsize=11, color=INK)
+        for row, (name, texts) in enumerate(answers.items()):
+            good = texts[number] == truth[number]
+            place.annotate(
+                f"{'✓' if good else '✗'} {name}: {texts[number]}",
+                (0.5, 0),
+                (0, -72 * line * (row + 0.75)),
+                xycoords="axes fraction",
+                textcoords="offset points",
+                horizontalalignment="center",
+                fontsize=10,
+                color=right if good else wrong,
+            )
     return figure
 
 

@@ -67,3 +67,18 @@ def test_stamping_refuses_other_shapes_and_a_gain_of_nothing() -> None:
         plots.stamping(clean, clean[:1])
     with pytest.raises(ValueError, match="positive"):
         plots.stamping(clean, clean, gain=0)
+
+
+def test_readings_mark_each_wrong_answer_and_no_right_one() -> None:
+    figure = plots.readings(
+        torch.zeros(2, 3, 4, 4), ["clean", "stamped"], {"net": ["cat", "dog"]}, ["cat", "cat"]
+    )
+    assert [axes.get_title() for axes in figure.axes] == ["clean", "stamped"]
+    right, wrong = (axes.texts[0] for axes in figure.axes)
+    assert (right.get_text(), wrong.get_text()) == ("✓ net: cat", "✗ net: dog")
+    assert right.get_color() != wrong.get_color()
+
+
+def test_readings_refuse_a_missing_answer() -> None:
+    with pytest.raises(ValueError, match="net: 2 are expected"):
+        plots.readings(torch.zeros(2, 3, 4, 4), ["a", "b"], {"net": ["cat"]}, ["cat", "cat"])
