@@ -1,0 +1,87 @@
+"""Tables: records gathered over seeds, a line for each defence, beside what the talk reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ibau_lite.experiments.published import one_trigger
+from ibau_lite.metrics import Spread, spread
+
+__all__ = ["NO_DEFENCE", "Line", "gather", "markdown"]
+
+NO_DEFENCE = "no defence"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One defence on one data set: ACC, ASR and wall seconds (none for no defence) over seeds."""
+
+    data: str
+    source: str
+    profile: str
+    label: str
+    accuracy: Spread
+    attack_success_rate: Spread
+    seconds: float | None
+    n: int
+
+
+def gather(records: Iterable[Mapping[str, Any]]) -> list[Line]:
+    """Group records by data, profile and row, in the order of their first appearance.
+
+    Each group of one data set and profile begins with the network before any defence. Of two
+    records with the same row and seed the later one counts. Mean and sample deviation over seeds.
+    """
+    groups: dict[tuple[str, str, str], dict[str, dict[int, Mapping[str, Any]]]] = {}
+    for record in records:
+        where = (record["data"], record["source"], record["profile"])
+        groups.setdefault(where, {}).setdefault(record["defense"], {})[record["seed"]] = record
+    table = []
+    for where, rows in groups.items():
+        first = next(iter(next(iter(rows.values())).values()))
+        table.append(_line(where, NO_DEFENCE, [first["before"]], None))
+        for label, by_seed in rows.items():
+            runs = list(by_seed.values())
+            seconds = sum(run["seconds"] for run in runs) / len(runs)
+            table.append(_line(where, label, [run["after"] for run in runs], seconds))
+    return table
+
+
+def markdown(lines: Sequence[Line], *, talk: bool = True) -> str:
+    """The lines as a Markdown table; with `talk`, two columns with the talk's BadNets results.
+
+    The talk's numbers stand beside "no defence" and "I-BAU", which it reports as well.
+    """
+    head = ["data", "row", "ACC", "ASR", "seconds", "n"]
+    head += ["the talk: ACC", "the talk: ASR"] if talk else []
+    rows = [head, ["---"] * 2 + ["---:"] * (len(head) - 2)]
+    for line in lines:
+        seconds = "" if line.seconds is None else f"{line.seconds:.0f}"
+        row = [f"{line.data} ({line.profile})", line.label]
+        row += [str(line.accuracy), str(line.attack_success_rate), seconds, str(line.n)]
+        rows.append(row + (_in_the_talk(line) if talk else []))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _line(
+    where: tuple[str, str, str],
+    label: str,
+    reports: Sequence[Mapping[str, float]],
+    seconds: float | None,
+) -> Line:
+    accuracy = spread(report["accuracy"] for report in reports)
+    success = spread(report["attack_success_rate"] for report in reports)
+    return Line(*where, label, accuracy, success, seconds, len(reports))
+
+
+def _in_the_talk(line: Line) -> list[str]:
+    try:
+        published = {row.defense: row for row in one_trigger(line.data)}
+    except KeyError:
+        published = {}
+    if line.label not in published:
+        return ["", ""]
+    row = published[line.label]
+    return [f"{row.accuracy:.2f} %", f"{row.attack_success_rate:.2f} %"]

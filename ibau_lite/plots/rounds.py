@@ -1,0 +1,132 @@
+"""Figures of unlearning by rounds: ACC and ASR, the two terms, and δ beside the trigger."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ibau_lite.plots.style import INK, SERIES, bare, blank, plain
+
+__all__ = ["delta_and_trigger", "per_round", "terms"]
+
+History = Sequence[Mapping[str, Any]]
+
+_PANELS = (("accuracy", "clean accuracy (%)"), ("attack_success_rate", "attack success (%)"))
+
+
+def per_round(
+    histories: Mapping[str, Sequence[History]], before: Mapping[str, float], title: str = ""
+) -> Figure:
+    """ACC and ASR after each round, one line a defence: mean over its runs, band ± one deviation.
+
+    `histories` maps a label to the histories of its runs (one a seed), with fractions under
+    `accuracy` and `attack_success_rate` in each row; `before` holds the same two for round 0.
+    Raises `ValueError` for no runs, or runs of one defence that differ in length.
+    """
+    if not any(histories.values()):
+        raise ValueError("histories: at least one run is expected, got none")
+    figure, [panels] = blank(1, 2, 8, 3.3)
+    for panel, (key, name) in zip(panels, _PANELS, strict=True):
+        for number, (label, runs) in enumerate(histories.items()):
+            _band(panel, number, label, [[before[key], *(row[key] for row in run)] for run in runs])
+        _by_round(panel, name)
+    panels[1].set_ylim(-4, 104)
+    panels[1].legend(frameon=False, fontsize=9)
+    if title:
+        figure.suptitle(title, color=INK)
+    return figure
+
+
+def terms(histories: Mapping[str, History]) -> Figure:
+    """Mean norms of the direct and the indirect term in each round, and the solver's residual.
+
+    `histories` maps a label to one history of `defenses.ibau`. The line at a residual of 1 is
+    where an answer is no better than none, v = 0. Raises `ValueError` where no row has an indirect
+    term.
+    """
+    rows = {label: [row for row in run if "indirect" in row] for label, run in histories.items()}
+    if not any(rows.values()):
+        raise ValueError("histories: rows with an indirect term are expected, got none")
+    figure, [[norms, residuals]] = blank(1, 2, 8, 3.3)
+    for number, (label, history) in enumerate(rows.items()):
+        _line(norms, number, f"{label}: direct", history, "direct")
+        _line(norms, number, f"{label}: indirect", history, "indirect", "--")
+        _line(residuals, number, label, history, "residual")
+    residuals.axhline(1, color=INK, linestyle=":", linewidth=1.2)
+    for panel, name in ((norms, "mean norm of the term"), (residuals, "mean relative residual")):
+        _by_round(panel, name)
+        panel.set_yscale("log")
+        panel.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def delta_and_trigger(
+    deltas: Mapping[str, Tensor], trigger: Tensor, image: Tensor | None = None
+) -> Figure:
+    """Perturbations [C, H, W] beside the trigger that they should recover.
+
+    Grey is zero; a δ is stretched by the factor that its title names, so that its largest entry
+    fills the range. `trigger` is the stamped minus the clean image, not stretched. With `image`
+    [C, H, W] in [0, 1] the second row shows clamp(image + δ, 0, 1), in the original range. Raises
+    `ValueError` for shapes that differ.
+    """
+    shown = {**deltas, "the trigger": trigger}
+    shapes = {
+        tuple(tensor.shape) for tensor in (*shown.values(), *([] if image is None else [image]))
+    }
+    if len(shapes) != 1:
+        raise ValueError(f"deltas, trigger and image must have one shape, got {sorted(shapes)}")
+    rows = 1 if image is None else 2
+    figure, axes = blank(rows, len(shown), 2.0 * len(shown), 2.15 * rows)
+    for column, (label, delta) in enumerate(shown.items()):
+        scale = 1.0 if delta is trigger else _stretch(delta)
+        title = label if scale == 1 else f"{label} (× {scale:.2g})"
+        _picture(axes[0][column], 0.5 + 0.5 * scale * delta, title)
+        if image is not None:
+            _picture(axes[1][column], image + delta, "on an image")
+    return figure
+
+
+def _band(axes: Axes, number: int, label: str, runs: Sequence[Sequence[float]]) -> None:
+    """Mean over the runs in per cent from round 0 on, and ± one deviation where there are two."""
+    colour, _, marker = SERIES[number % len(SERIES)]
+    columns = [[100 * value for value in column] for column in zip(*runs, strict=True)]
+    means = [statistics.fmean(column) for column in columns]
+    spreads = [statistics.stdev(column) if len(column) > 1 else 0.0 for column in columns]
+    axes.plot(means, color=colour, marker=marker, markersize=5, label=label)
+    low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
+    axes.fill_between(range(len(means)), low, high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _line(axes: Axes, number: int, label: str, history: History, key: str, dash: str = "-") -> None:
+    colour, _, marker = SERIES[number % len(SERIES)]
+    rounds, values = zip(*((row["round"], row[key]) for row in history), strict=True)
+    axes.plot(rounds, values, dash, color=colour, marker=marker, markersize=5, label=label)
+
+
+def _by_round(axes: Axes, name: str) -> None:
+    plain(axes)
+    axes.set_xlabel("round", color=INK)
+    axes.set_ylabel(name, color=INK)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _picture(axes: Axes, image: Tensor, title: str) -> None:
+    pixels = image.detach().float().clamp(0, 1).cpu()
+    pixels = torch.cat([pixels] * 3) if len(pixels) == 1 else pixels
+    bare(axes)
+    axes.imshow(pixels.permute(1, 2, 0).numpy())
+    axes.set_title(title, fontsize=9, color=INK)
+
+
+def _stretch(delta: Tensor) -> float:
+    """The factor, to two digits, that brings the largest entry to 1; 1 for a δ of zeros."""
+    largest = float(delta.detach().abs().max())
+    return float(f"{1 / largest:.1e}") if largest > 0 and math.isfinite(largest) else 1.0
