@@ -277,7 +277,7 @@ def concave_risk(scale: float = 2.0, seed: int = 0) -> Risk:
     return Risk(model, images, labels, penalty=penalty)
 
 
-def everywhere_in(ball: Ball, resolution: int = 401) -> torch.Tensor:
+def everywhere_in(ball: Ball, resolution: int = 201) -> torch.Tensor:
     """A grid of the whole ball in the plane, its boundary included: [n, 1, 1, 2]."""
     line = torch.linspace(-1, 1, resolution, dtype=F64)
     if ball.norm == "linf":
@@ -289,19 +289,23 @@ def everywhere_in(ball: Ball, resolution: int = 401) -> torch.Tensor:
 
 
 def brute_force(risk: Risk, ball: Ball) -> float:
+    """The maximum of H over a grid of the ball, and over a finer one around its best point."""
     weight, bias = (p.detach() for p in risk.model.parameters())
-    best = -math.inf
-    for deltas in everywhere_in(ball).split(20_000):
+
+    def h(deltas: torch.Tensor) -> torch.Tensor:
         logits = (risk.images[None] + deltas[:, None]).flatten(2) @ weight.T + bias
         right = logits.gather(2, risk.labels[None, :, None].expand(len(deltas), -1, 1))[..., 0]
-        values = (logits.logsumexp(2) - right).mean(1)
-        values = values - risk.penalty * (deltas**2).flatten(1).sum(1)
-        best = max(best, float(values.max()))
-    return best
+        return (logits.logsumexp(2) - right).mean(1) - risk.penalty * (deltas**2).sum((1, 2, 3))
+
+    coarse = everywhere_in(ball)
+    values = h(coarse)
+    fine = coarse[values.argmax()] + everywhere_in(Ball(0.02 * ball.radius, "linf"), 101)
+    inside = torch.tensor([norm_of(d.flatten(), ball.norm) <= ball.radius for d in fine])
+    return max(float(values.max()), float(h(fine[inside]).max()))
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("radius", [0.02, 3.0], ids=["on the boundary", "inside"])
+@pytest.mark.parametrize("radius", [0.02, 0.5], ids=["on the boundary", "inside"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_ascent_arrives_at_the_maximum_of_a_concave_problem(norm, radius, seed):
     risk, ball = concave_risk(seed=seed), Ball(radius, norm)
@@ -312,13 +316,13 @@ def test_the_ascent_arrives_at_the_maximum_of_a_concave_problem(norm, radius, se
     assert found.value == pytest.approx(best, abs=2e-3 * (best - start))
     assert float(ball.length(found.delta)) <= radius * (1 + 1e-12)
     on_boundary = float(ball.length(found.delta)) > 0.99 * radius
-    assert on_boundary == (radius < 1)  # both cases are what their names say
+    assert on_boundary == (radius == 0.02)  # both cases are what their names say
     assert found.gap >= best - found.value - 1e-12
     if on_boundary:  # there the certificate is sharp: the steps follow a corner or an arc
         assert found.gap < 0.1 * (best - start)
 
 
-@quick
+@settings(deadline=None, max_examples=15)
 @given(st.integers(0, 50), st.floats(0.01, 5.0), st.sampled_from(NORMS), st.integers(1, 4))
 def test_the_gap_bounds_what_is_missing_of_a_concave_maximum(seed, radius, norm, steps):
     risk, ball = concave_risk(seed=seed), Ball(radius, norm)
