@@ -1,0 +1,35 @@
+"""The naive minimax is I-BAU without the indirect term, bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ibau_lite.defenses import IBAUConfig, ibau, naive
+from ibau_lite.minimax import Ascent, Ball
+
+BRIEF = IBAUConfig(rounds=2, ball=Ball(1.0), inner=Ascent(2), batch_size=8, implicit_images=8)
+
+
+@pytest.mark.filterwarnings("ignore::ibau_lite.solvers.SolverWarning")
+def test_naive_is_ibau_without_a_solver(model, clean):
+    one = naive(model, clean, config=BRIEF, seed=3)
+    other = ibau(model, clean, config=replace(BRIEF, solver=None), seed=3)
+    implicit = ibau(model, clean, config=BRIEF, seed=3)
+    assert one.history == other.history and "indirect" not in one.history[0]
+    assert torch.equal(one.details["delta"], other.details["delta"])
+    differs = []
+    for a, b, c in zip(
+        one.model.parameters(), other.model.parameters(), implicit.model.parameters()
+    ):
+        assert torch.equal(a, b)
+        differs.append(not torch.equal(a, c))
+    assert any(differs)  # the term that is missing was there to be missed
+
+
+def test_its_defaults_are_those_of_ibau(model, clean):
+    one = naive(model, clean[:8])
+    other = ibau(model, clean[:8], config=IBAUConfig(solver=None))
+    assert one.history == other.history
