@@ -1,0 +1,114 @@
+"""I-BAU as a whole: settings, what it records, and a backdoor that it removes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from ibau_lite import models
+from ibau_lite.attacks import badnets
+from ibau_lite.data import Labelled
+from ibau_lite.defenses import FineTuningConfig, IBAUConfig, fine_tuning, ibau
+from ibau_lite.metrics import evaluate
+from ibau_lite.minimax import Ascent, Ball
+from ibau_lite.solvers import conjugate_gradient
+from ibau_lite.training import Recipe, fit
+
+BRIEF = IBAUConfig(rounds=2, ball=Ball(1.0), inner=Ascent(2), batch_size=8, implicit_images=8)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"rounds": 0}, "rounds"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"lr": 0.0}, "lr"),
+        ({"lr": float("nan")}, "lr"),
+        ({"stamped": 0.0}, "stamped"),
+        ({"stamped": 1.1}, "stamped"),
+        ({"inner_labels": "wrong"}, "'true' or 'predicted', got 'wrong'"),
+        ({"inner_images": 0}, "inner_images"),
+        ({"implicit_images": 0}, "implicit_images"),
+        ({"penalty": -0.1}, "penalty"),
+        ({"shift": -1}, "shift"),
+        ({"trust": 0.0}, "trust"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(setting, says):
+    with pytest.raises(ValueError, match=says):
+        IBAUConfig(**setting)
+
+
+def test_the_history_says_what_was_found_and_followed(model, clean):
+    solver = partial(conjugate_gradient, max_iter=3, damping=50.0)
+    config = replace(BRIEF, solver=solver, on_ball=False)
+    result = ibau(model, clean, config=config)
+    for row in result.history:
+        assert row.keys() >= {"value", "delta_norm", "loss", "direct", "indirect", "residual"}
+        assert 0 < row["delta_norm"] <= 1.0 + 1e-6
+        assert row["residual"] > 0 and row["direct"] > 0 and row["indirect"] > 0
+    assert result.details["delta"].shape == (3, 8, 8)
+    last = float(result.details["delta"].norm())
+    assert last == pytest.approx(result.history[-1]["delta_norm"], rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::ibau_lite.solvers.SolverWarning")
+def test_trust_bounds_the_indirect_term_by_the_direct_one(model, clean):
+    solver = partial(conjugate_gradient, max_iter=3, damping=1.0)
+    runs = {
+        trust: ibau(model, clean, config=replace(BRIEF, solver=solver, trust=trust)).model
+        for trust in (None, 1e12, 1e-9)
+    }
+    runs["naive"] = ibau(model, clean, config=replace(BRIEF, solver=None)).model
+
+    def gap(one, other):
+        pairs = zip(runs[one].parameters(), runs[other].parameters())
+        return max((a - b).abs().max().item() for a, b in pairs)
+
+    assert gap(None, 1e12) == 0.0  # no bound, and one that is never reached
+    assert gap("naive", None) > 20 * gap("naive", 1e-9)  # what is left there is rounding
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("on_ball", [False, True])
+@pytest.mark.filterwarnings("ignore::ibau_lite.solvers.SolverWarning")
+def test_both_balls_with_and_without_their_boundary(norm, on_ball, model, clean):
+    radius = 1.0 if norm == "l2" else 0.1
+    result = ibau(model, clean, config=replace(BRIEF, ball=Ball(radius, norm), on_ball=on_ball))
+    assert 0 < result.history[-1]["delta_norm"] <= radius * (1 + 1e-6)
+    assert all(torch.isfinite(p).all() for p in result.model.parameters())
+
+
+def blobs(count: int, seed: int) -> Labelled:
+    """Noise, and a coloured bar at one of four places that is the class: room for a trigger."""
+    generator = torch.Generator().manual_seed(seed)
+    images = 0.3 + 0.3 * torch.rand(count, 3, 16, 16, generator=generator)
+    labels = torch.randint(4, (count,), generator=generator)
+    for image, label in zip(images, labels.tolist(), strict=True):
+        image[label % 3, 2 + 2 * label : 5 + 2 * label, 1:10] += 0.3
+    return Labelled(images.clamp(0, 1), labels)
+
+
+def test_it_removes_a_backdoor_that_fine_tuning_leaves():
+    train, clean, test = blobs(800, 0), blobs(200, 1), blobs(300, 2)
+    attack = badnets(target=1)
+    poisoned = attack.poison(train, 0.2)
+    network = models.small_cnn(4, width=8)
+    recipe = Recipe(epochs=4, batch_size=32, lr=0.05)
+    fit(network, poisoned.base, poisoned.labels, recipe, after_augment=poisoned.stamp)
+    before = evaluate(network, test, attack)
+    assert before.accuracy > 0.97 and before.attack_success_rate > 0.97
+
+    tuned = fine_tuning(network, clean, config=FineTuningConfig(epochs=3))
+    assert evaluate(tuned.model, test, attack).attack_success_rate > 0.8
+
+    config = IBAUConfig(
+        rounds=3, ball=Ball(3.0), inner=Ascent(8), inner_images=100, stamped=0.3, batch_size=25,
+        solver=partial(conjugate_gradient, max_iter=2, damping=1.0), implicit_images=25,
+    )  # fmt: skip
+    unlearned = ibau(network, clean, config=config)
+    after = evaluate(unlearned.model, test, attack)
+    assert after.attack_success_rate < 0.3 and after.accuracy > 0.9
