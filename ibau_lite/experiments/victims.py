@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import nn
 from ibau_lite import checkpoints
 from ibau_lite.attacks import Attack
 from ibau_lite.data import Dataset, cache
+from ibau_lite.experiments.records import fingerprint
 from ibau_lite.metrics import Report, evaluate
 from ibau_lite.training import Recipe, fit
 
@@ -35,7 +36,7 @@ def victim(
     dataset: Dataset,
     attack: Attack,
     build: Callable[..., nn.Module],
-    recipe: Recipe,
+    recipe: Recipe | Sequence[Recipe],
     *,
     rate: float = 0.2,
     seed: int = 0,
@@ -44,42 +45,43 @@ def victim(
 ) -> Victim:
     """Train `build(seed=seed)` on the poisoned training set, or load it if it was trained before.
 
-    The file's name is a hash of everything that the result depends on: the data's source, the
-    attack, rate, seed, network and recipe. `folder` is `victims/` in the data's cache by
-    default. Raises as `attack.poison`, `fit` and `checkpoints.load`.
+    Several recipes are followed one after the other, the k-th (from 0) with the seed `seed` + k.
+    The file's name is a hash of everything that the result depends on: the training images, the
+    data's source, the attack, rate, seed, network and recipes. `folder` is `victims/` in the data's
+    cache by default. Raises as `attack.poison`, `fit` and `checkpoints.load`.
     """
+    recipes = (recipe,) if isinstance(recipe, Recipe) else tuple(recipe)
     model = build(seed=seed)
     settings = {
         "data": dataset.source,
-        "train": len(dataset.train),
+        "train": {"count": len(dataset.train), "fingerprint": fingerprint(dataset.train)},
         "attack": attack.to_dict(),
         "rate": rate,
         "seed": seed,
         "network": hashlib.sha256(repr(model).encode()).hexdigest()[:12],
-        "recipe": asdict(recipe),
+        "recipes": [asdict(stage) for stage in recipes],
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    path = (
-        Path(folder or cache.folder() / "victims")
-        / f"{dataset.name}-{attack.name}-{key}.safetensors"
-    )
+    folder = Path(folder or cache.folder() / "victims")
+    path = folder / f"{dataset.name}-{attack.name}-{key}.safetensors"
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(device)
     if path.exists():
-        metadata = checkpoints.load(path, model)
-        seconds = float(metadata["seconds"])
-        model = model.to(device).eval()
+        seconds = float(checkpoints.load(path, model)["seconds"])
+        model.eval()
     else:
-        model = model.to(device)
         poisoned = attack.poison(dataset.train, rate, seed)
-        history = fit(
-            model,
-            poisoned.base,
-            poisoned.labels,
-            recipe,
-            seed=seed,
-            after_augment=poisoned.stamp,
-            progress=progress,
-        )
-        seconds = sum(row["seconds"] for row in history)
+        seconds = 0.0
+        for stage, each in enumerate(recipes):
+            history = fit(
+                model,
+                poisoned.base,
+                poisoned.labels,
+                each,
+                seed=seed + stage,
+                after_augment=poisoned.stamp,
+                progress=progress,
+            )
+            seconds += sum(row["seconds"] for row in history)
         checkpoints.save(model, path, {"settings": settings, "seconds": seconds})
     return Victim(model, evaluate(model, dataset.test, attack), settings, seconds)
