@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ibau_lite.plots.style import INK, SERIES, bare, blank, plain
@@ -115,7 +116,7 @@ def _by_round(axes: Axes, name: str) -> None:
     plain(axes)
     axes.set_xlabel("round", color=INK)
     axes.set_ylabel(name, color=INK)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _picture(axes: Axes, image: Tensor, title: str) -> None:
