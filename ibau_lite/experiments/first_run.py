@@ -85,7 +85,7 @@ def experiments(profile: str = "smoke") -> tuple[Experiment, ...]:
         recipe = Recipe(epochs=8, shift=2, weight_decay=5e-3)
         return (
             Experiment(
-                "signs", functools.partial(small_cnn, 12), recipe, _rows(rounds=3), seeds=(0,)
+                "signs", functools.partial(small_cnn, 12), recipe, _rows(rounds=2), seeds=(0,)
             ),
         )
     full = profile == "full"
