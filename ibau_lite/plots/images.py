@@ -28,7 +28,8 @@ def image_grid(images: Tensor, titles: Sequence[str] | None = None, columns: int
         raise ValueError(f"columns: at least 1 is expected, got {columns}")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    title_height = 0.3 if titles is not None else 0.0
+    lines = max(title.count("\n") + 1 for title in titles) if titles is not None else 0
+    title_height = 0.14 * lines + (0.08 if lines else 0)
     figure, axes = blank(rows, columns, _CELL * columns, (_CELL + title_height) * rows)
     for number, place in enumerate(place for row in axes for place in row):
         bare(place)
