@@ -96,6 +96,8 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     records = []
     # Not splitlines(): a string in a record may hold other line separators of Unicode.
     for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
+        if not line:  # two writers may both have closed a line that a third was still writing
+            continue
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
