@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from ibau_lite.convolution import Geometry, convolution
+
 __all__ = ["fold_batchnorm"]
 
 _Norm = nn.modules.batchnorm._BatchNorm
@@ -92,7 +94,11 @@ class _Folded:
         bias = shift if layer.bias is None else shift + scale * layer.bias
         if isinstance(layer, nn.Linear):
             return F.linear(x, weight, bias)
-        return layer._conv_forward(x, weight, bias)  # padding modes, strides, groups as they are
+        plain = isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and x.ndim == 4
+        if plain and not isinstance(layer.padding, str):
+            walk = Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)
+            return convolution(x, weight, walk) + bias[:, None, None]
+        return layer._conv_forward(x, weight, bias)
 
 
 def _identity(x: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from ibau_lite.defenses.protocol import (
     clean_on_device,
     private_copy,
 )
+from ibau_lite.folding import fold_batchnorm
 from ibau_lite.hypergrad import Constraint, Hypergradient, L2Ball, LinfBall, Solver, hypergradient
 from ibau_lite.metrics import predict
 from ibau_lite.minimax import Ascent, Ball, Maximum, OnePass, Risk
@@ -156,8 +157,8 @@ def ibau(
         evaluator: called on the network after each round; its dict goes into the history.
 
     Returns: `Defended`, with one row a round in `history`: value (H at δ), delta_norm, loss (mean
-        outer loss), direct and indirect (mean norms of the two terms as computed), residual (mean
-        relative residual of the solver); and the last δ in `details["delta"]`.
+        outer loss), direct and indirect (mean norms of the two terms as computed), residual (the
+        true relative residual of the round's first solve); and the last δ in `details["delta"]`.
 
     Raises: `TypeError` and `ValueError` for an unusable model or clean set, at the door;
         `FloatingPointError` if θ becomes NaN or infinite. The solver warns where its answer may be
@@ -166,6 +167,7 @@ def ibau(
     config = config or IBAUConfig()
     model = private_copy(model)
     clean = clean_on_device(model, clean, shift=config.shift)
+    network = fold_batchnorm(model)  # the same function of the same parameters, at less cost
     generator = torch.Generator().manual_seed(seed)
     theta = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.Adam(theta.values(), lr=config.lr)
@@ -178,16 +180,17 @@ def ibau(
     bar = tqdm(total=config.rounds * batches, disable=not progress, unit="step", desc="I-BAU")
     for round_ in range(1, config.rounds + 1):
         started = time.perf_counter()
-        found = _find_delta(model, theta, clean, config, generator)
+        found = _find_delta(network, theta, clean, config, generator)
         rows: list[dict[str, Tensor]] = []
         for index in torch.randperm(len(clean), generator=generator).split(config.batch_size):
             gradient = hypergradient(
-                _outer_risk(model, clean, index, config, generator),
-                _inner_risk(model, clean, config),
+                _outer_risk(network, clean, index, config, generator),
+                _inner_risk(network, clean, config),
                 found.delta,
                 theta,
                 solver=config.solver,
                 constraint=_constraint(config),
+                certify=not rows,
             )
             sizes = _sizes(gradient)
             for name, slope in _followed(gradient, sizes, config.trust).items():
@@ -264,8 +267,10 @@ def _norm(tensors: Mapping[str, Tensor]) -> Tensor:
 def _sizes(gradient: Hypergradient) -> dict[str, Tensor]:
     """The numbers of a step that the history keeps, as scalars on the device."""
     sizes = {"loss": gradient.value, "direct": _norm(gradient.direct)}
-    if gradient.indirect is not None and gradient.residual is not None:
-        sizes |= {"indirect": _norm(gradient.indirect), "residual": gradient.residual}
+    if gradient.indirect is not None:
+        sizes["indirect"] = _norm(gradient.indirect)
+    if gradient.residual is not None:
+        sizes["residual"] = gradient.residual
     return sizes
 
 
@@ -283,6 +288,9 @@ def _followed(
 
 
 def _summary(found: Maximum, steps: Sequence[Mapping[str, Tensor]], ball: Ball) -> dict[str, float]:
-    """What the history keeps of a round, the steps' numbers as means."""
-    means = {name: float(torch.stack([step[name] for step in steps]).mean()) for name in steps[0]}
+    """What the history keeps of a round, the steps' numbers as means over those that have them."""
+    means = {
+        name: float(torch.stack([step[name] for step in steps if name in step]).mean())
+        for name in steps[0]
+    }
     return {"value": found.value, "delta_norm": float(ball.length(found.delta)), **means}
