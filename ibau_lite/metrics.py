@@ -187,12 +187,13 @@ def _logits(model: nn.Module, images: Tensor, batch_size: int) -> Iterator[Tenso
     """Logits [B, K] on the CPU, a batch at a time."""
     if batch_size < 1:
         raise ValueError(f"batch_size: at least 1 is expected, got {batch_size}")
-    tensor = next(chain(model.parameters(), model.buffers()), images)
+    own = (t for t in chain(model.parameters(), model.buffers()) if t.is_floating_point())
+    tensor = next(own, images)  # its dtype and device are the model's
     for start in range(0, len(images), batch_size):
         # The mode is set a batch at a time: a generator may be left half-way.
         with _evaluation_mode(model), torch.inference_mode():
             batch = images[start : start + batch_size]
-            logits = model(batch.to(tensor.device)).cpu()
+            logits = model(batch.to(tensor)).cpu()
         if logits.ndim != 2 or len(logits) != len(batch):
             raise ValueError(
                 f"model: logits [{len(batch)}, K] are expected, got {list(logits.shape)}"

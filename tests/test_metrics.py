@@ -208,3 +208,12 @@ def test_mean_and_standard_deviation_over_seeds():
     for nothing in ([], [float("nan")]):
         with pytest.raises(ValueError, match="at least one finite number"):
             spread(nothing)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_images_are_read_in_the_dtype_of_the_model(dtype):
+    labelled = readable([0, 1, 2, 3])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES)).to(dtype).eval()
+    with torch.no_grad():
+        expected = model(labelled.images.to(dtype)).argmax(1)
+    assert torch.equal(predict(model, labelled.images), expected)

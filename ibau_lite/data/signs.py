@@ -14,7 +14,7 @@ from ibau_lite.data import npz, scenery
 from ibau_lite.data.halves import Halves
 from ibau_lite.data.sign_faces import FACE_NAMES, draw_faces
 
-VERSION = 3  # raise it when a drawing changes: it is part of the name of the cached file
+VERSION = 4  # raise it when a drawing changes: it is part of the name of the cached file
 
 SIZE = 32  # pixels on a side of a finished image
 _BLOCK = 120  # images that are drawn together from one random stream

@@ -17,6 +17,7 @@ from ibau_lite.defenses.protocol import (
     Evaluator,
     check_finite,
     clean_on_device,
+    configured,
     private_copy,
 )
 from ibau_lite.training import augment
@@ -55,7 +56,7 @@ def fine_tuning(
     Adam with a linearly falling step; BatchNorm statistics stay frozen, as in I-BAU, so that the
     two differ in nothing but δ. Raises and warns as `ibau` does.
     """
-    config = config or FineTuningConfig()
+    config = configured(config, FineTuningConfig)
     model = private_copy(model)
     clean = clean_on_device(model, clean, shift=config.shift)
     generator = torch.Generator().manual_seed(seed)

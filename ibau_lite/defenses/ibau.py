@@ -28,6 +28,7 @@ from ibau_lite.defenses.protocol import (
     Evaluator,
     check_finite,
     clean_on_device,
+    configured,
     private_copy,
 )
 from ibau_lite.folding import fold_batchnorm
@@ -164,7 +165,7 @@ def ibau(
         `FloatingPointError` if θ becomes NaN or infinite. The solver warns where its answer may be
         wrong (negative curvature, divergence).
     """
-    config = config or IBAUConfig()
+    config = configured(config, IBAUConfig)
     model = private_copy(model)
     clean = clean_on_device(model, clean, shift=config.shift)
     network = fold_batchnorm(model)  # the same function of the same parameters, at less cost

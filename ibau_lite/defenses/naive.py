@@ -8,7 +8,7 @@ from torch import nn
 
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.ibau import IBAUConfig, ibau
-from ibau_lite.defenses.protocol import Defended, Evaluator
+from ibau_lite.defenses.protocol import Defended, Evaluator, configured
 
 __all__ = ["naive"]
 
@@ -27,5 +27,5 @@ def naive(
     The same loop, the same draws and the same settings as `ibau`, with `solver=None`: whatever
     differs between the two is the indirect term. Arguments, result and errors as there.
     """
-    config = replace(config or IBAUConfig(), solver=None)
+    config = replace(configured(config, IBAUConfig), solver=None)
     return ibau(model, clean, config=config, seed=seed, progress=progress, evaluator=evaluator)

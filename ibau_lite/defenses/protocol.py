@@ -6,14 +6,24 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ibau_lite.data import Labelled
 
-__all__ = ["Defended", "Defense", "Evaluator", "check_finite", "clean_on_device", "private_copy"]
+__all__ = [
+    "Defended",
+    "Defense",
+    "Evaluator",
+    "check_finite",
+    "clean_on_device",
+    "configured",
+    "private_copy",
+]
+
+Config = TypeVar("Config")
 
 Evaluator = Callable[[nn.Module], dict[str, float]]
 """Measures a model between rounds (say ACC and ASR); its answers go into the history."""
@@ -50,6 +60,15 @@ class Defense(Protocol):
         progress: bool = False,
         evaluator: Evaluator | None = None,
     ) -> Defended: ...
+
+
+def configured(config: Config | None, kind: type[Config]) -> Config:
+    """`config`, or the defaults of `kind`; `TypeError` for the settings of something else."""
+    if config is None:
+        return kind()
+    if not isinstance(config, kind):
+        raise TypeError(f"config must be a {kind.__name__} or None, got {type(config).__name__}")
+    return config
 
 
 def private_copy(model: nn.Module) -> nn.Module:

@@ -90,6 +90,11 @@ def test_the_same_seed_gives_the_same_bits(name, model, clean):
     assert not same(weights(runs[0].model), weights(runs[2].model))
 
 
+def test_the_settings_of_something_else_are_refused(name, model, clean):
+    with pytest.raises(TypeError, match="config must be a .*Config or None, got dict"):
+        REGISTRY[name](model, clean, config={"rounds": 1})
+
+
 def test_a_row_a_round_and_the_time_it_took(name, model, clean):
     started = time.perf_counter()
     result = run(name, model, clean)
