@@ -1,0 +1,82 @@
+"""The neurons that a computed trigger shall excite: which they are, and how much they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Neurons:
+    """Chosen channels of the layer that feeds a network's last linear layer.
+
+    Called on images [N, C, H, W] it gives their activations [N, k]: of each chosen channel the
+    largest over all positions. Differentiable in the images. Made by `strongest`.
+    """
+
+    network: nn.Module
+    classifier: nn.Linear
+    channels: int
+    chosen: Tensor
+
+    def __call__(self, images: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+        hook = self.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self.network(images)
+        finally:
+            hook.remove()
+        features = seen[0]
+        if features.shape[1] % self.channels:
+            raise ValueError(
+                f"network: features of {self.channels} channels, flattened channel by channel, are "
+                f"expected by its last linear layer, got {features.shape[1]} numbers"
+            )
+        return features.unflatten(1, (self.channels, -1)).amax(2)[:, self.chosen]
+
+
+def strongest(network: nn.Module, count: int) -> Neurons:
+    """Choose the `count` channels with the strongest connections to the layer before.
+
+    score_c = Σ |W_c| · |γ_c| / √(σ_c² + ε): the sum of the absolute weights that lead to the
+    channel (Liu et al. 2018, section IV-A), times the factor of the batch normalisation that
+    follows, where there is one, since it undoes any scale of W. Raises `ValueError` for a count
+    outside 1 to the number of channels, and for a network that does not end in a linear layer after
+    another layer with weights.
+    """
+    layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    if len(layers) < 2 or not isinstance(layers[-1], nn.Linear):
+        raise ValueError(
+            "network: a last linear layer, and a convolution or linear layer before it, are "
+            f"expected, got {[type(layer).__name__ for layer in layers]}"
+        )
+    before, classifier = layers[-2:]
+    score = before.weight.detach().flatten(1).abs().sum(1)
+    norm = _norm_after(network, before)
+    if norm is not None and norm.weight is not None and norm.running_var is not None:
+        score = score * norm.weight.detach().abs() / (norm.running_var + norm.eps).sqrt()
+    if not 1 <= count <= len(score):
+        raise ValueError(f"neurons: 1 to {len(score)} are expected, got {count}")
+    return Neurons(network, classifier, len(score), score.argsort(descending=True)[:count])
+
+
+def _norm_after(network: nn.Module, layer: nn.Module) -> nn.BatchNorm2d | None:
+    modules = list(network.modules())
+    following = modules[modules.index(layer) + 1 :][:1]
+    return following[0] if following and isinstance(following[0], nn.BatchNorm2d) else None
+
+
+@contextmanager
+def still(network: nn.Module) -> Iterator[torch.device]:
+    """Evaluation mode inside, each submodule's own flag outside; gives the network's device."""
+    flags = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield next(network.parameters()).device
+    finally:
+        for module, training in flags:
+            module.training = training
