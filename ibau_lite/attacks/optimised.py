@@ -50,8 +50,8 @@ def trojan_square(
 
     the rest of the input being zero, by `steps` steps of Adam. On another `shape` (C, H, W) side
     and distance to the lower right corner shrink or grow with the shorter side. Raises `ValueError`
-    for a shape below 8×8 pixels, settings that are not positive, and as `strongest` does; warns where
-    the neurons did not answer (rectifiers may be silent on such an input).
+    for a shape below 8×8 pixels, settings that are not positive, and as `strongest` does; warns
+    where the neurons did not answer (rectifiers may be silent on such an input).
     Source: Liu et al. 2018 (Trojaning attack), algorithm 1.
     """
     _, height, width = _checked(shape)
