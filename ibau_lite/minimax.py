@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +67,8 @@ class Risk:
     Fields:
         model: a classifier in evaluation mode (H must not depend on the other images of a batch);
             its buffers are used as they are, its parameters replaced by `theta`.
-        images [n, C, H, W], labels [n]: on the model's device.
+        images [n, C, H, W], labels [n]: on any device; they go to δ's a call, or a chunk, at a
+            time, so that a set larger than the device's memory (or a memory map) will do.
         penalty: of the inner objective of the published code (0.001); 0 in the talk.
         clamp: evaluate at clamp(x + δ, 0, 1), which is what a camera could see; the talk does not.
         stamped: a boolean [n]: images that carry δ, all of them by default.
@@ -123,12 +124,12 @@ class Risk:
             )
         shift = delta
         if self.stamped is not None:
-            shift = delta * self.stamped.to(delta.dtype)[:, None, None, None]
-        inputs = self.images.to(delta.dtype) + shift
+            shift = delta * self.stamped.to(delta)[:, None, None, None]
+        inputs = self.images.to(delta) + shift
         if self.clamp:
             inputs = inputs.clamp(0, 1)
         logits = functional_call(self.model, dict(theta), (inputs,))
-        value = F.cross_entropy(logits, self.labels)
+        value = F.cross_entropy(logits, self.labels.to(delta.device))
         # (δ·δ), not ‖δ‖²: the norm has no derivative at δ = 0.
         return value - self.penalty * (delta * delta).sum() if self.penalty else value
 
@@ -173,74 +174,107 @@ class Risk:
 class Maximum:
     """What an inner maximisation found.
 
-    `delta` is the best point seen and `value` H there; `values` [steps + 1] are H at every iterate;
-    `gap` is max_{‖z‖ ≤ C_δ} ⟨∇₁H, z − δ⟩ ≥ max H − H(δ) wherever H is concave (see `Ascent`), and a
-    measure of stationarity elsewhere: 0 exactly at points that satisfy the first-order conditions.
+    `delta` is the best point seen and `value` H there; `values` [steps + 1] are H at the iterates
+    of the climb that found it; `gap` is max_{‖z‖ ≤ C_δ} ⟨∇₁H, z − δ⟩ ≥ max H − H(δ) wherever H is
+    concave (see `Ascent`), and a measure of stationarity elsewhere: 0 exactly at points that
+    satisfy the first-order conditions. `climbs` are the best values of all climbs, one a start:
+    where they differ, H has several hills.
     """
 
     delta: Tensor = field(repr=False)
     value: float
     values: Tensor = field(repr=False)
     gap: float
+    climbs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Ascent:
-    r"""Projected steepest ascent in the ball, δ ← Π(δ + sₜ·u(∇₁H)), u the steepest direction.
+    r"""Projected steepest ascent in the ball, δ ← Π(δ + sₜ·u(mₜ)), u the steepest direction.
 
     The length of a step does not depend on the size of the gradient (a poisoned network that is
     sure of itself has almost none), only on the ball and the iteration:
-    sₜ = `step`·C_δ·(1 − t/T), so that the last steps settle. The best of all T + 1 iterates is
-    returned, with the Frank–Wolfe gap
+    sₜ = `step`·C_δ·(1 − t/T), so that the last steps settle. mₜ is ∇₁H, or with `momentum` μ > 0
+    the accelerated direction mₜ = μ mₜ₋₁ + u(∇₁H). Of `starts` climbs the first leaves from the
+    point given (zero by default), the others from random points of the sphere, drawn from `seed`.
+    The best of all iterates is returned, with the Frank–Wolfe gap
 
     .. math:: \max_{\|z\| \le C_\delta} \langle \nabla_1 H, z - \delta\rangle
               = C_\delta \|\nabla_1 H\|_* - \langle \nabla_1 H, \delta\rangle ,
 
-    an upper bound of max H − H(δ) where H is concave in δ. Each step costs one forward and one
-    backward pass over the images of the risk, and so does the gap.
+    an upper bound of max H − H(δ) where H is concave in δ. A climb costs `steps` + 1 forward and
+    backward passes over the images of the risk.
 
-    Raises `ValueError` for less than one step or a step outside (0, 2].
-    Source: Madry et al. 2018 (normalised projected ascent); Jaggi 2013 (the gap).
+    Raises `ValueError` for less than one step or start, a step outside (0, 2] or a momentum outside
+    [0, 1).
+    Source: Madry et al. 2018 (normalised projected ascent, random starts); Dong et al. 2018 (the
+    momentum of normalised gradients); Jaggi 2013 (the gap).
     """
 
     steps: int = 10
     step: float = 0.5
+    momentum: float = 0.0
+    starts: int = 1
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.steps < 1 or self.starts < 1:
+            raise ValueError(
+                f"steps and starts must be at least 1, got {self.steps} and {self.starts}"
+            )
         if not 0 < self.step <= 2:
             raise ValueError(f"step is a fraction of the radius in (0, 2], got {self.step}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
 
     def __call__(
         self, risk: Risk, theta: Mapping[str, Tensor], ball: Ball, start: Tensor | None = None
     ) -> Maximum:
-        """Ascend from `start` (zero by default; projected) and return the best point seen.
+        """Climb from every start (`start`, or zero, is the first) and return the best point seen.
 
         Warns if H became NaN or infinite on the way; the best finite iterate is returned then.
         Raises `FloatingPointError` if there is none.
         """
-        delta = ball.project(_starting_point(risk, theta, start))
+        first = ball.project(_starting_point(risk, theta, start))
+        draws = torch.Generator().manual_seed(self.seed)
+        climbs = [self._climb(risk, theta, ball, first)]
+        for _ in range(self.starts - 1):
+            direction = torch.randn(first.shape, generator=draws, dtype=torch.float64).to(first)
+            climbs.append(self._climb(risk, theta, ball, ball.radius * ball.steepest(direction)))
+        finite = [climb for climb in climbs if climb is not None]
+        if not finite:
+            raise FloatingPointError(
+                f"H is NaN or infinite at all {self.steps + 1} iterates of {self.starts} climb(s): "
+                "are θ and the start finite?"
+            )
+        best = max(finite, key=lambda climb: climb.value)
+        if len(finite) < len(climbs) or not bool(torch.isfinite(best.values).all()):
+            warnings.warn(
+                "H became NaN or infinite during the ascent; the best finite iterate is returned",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return replace(best, climbs=tuple(climb.value for climb in finite))
+
+    def _climb(
+        self, risk: Risk, theta: Mapping[str, Tensor], ball: Ball, delta: Tensor
+    ) -> Maximum | None:
+        """One climb; None if H was finite nowhere on it."""
         values: list[Tensor] = []
         best: tuple[Tensor, Tensor, Tensor] | None = None
+        direction = torch.zeros_like(delta)
         for t in range(self.steps + 1):
             value, gradient = risk.value_and_gradient(delta, theta)
             values.append(value)
             if bool(torch.isfinite(value)) and (best is None or bool(value > best[0])):
                 best = (value, delta, gradient)
             if t < self.steps:
+                direction = self.momentum * direction + ball.steepest(gradient)
                 size = self.step * ball.radius * (1 - t / self.steps)
-                delta = ball.project(delta + size * ball.steepest(gradient))
+                ahead = ball.steepest(direction) if self.momentum else direction
+                delta = ball.project(delta + size * ahead)
         if best is None:
-            raise FloatingPointError(
-                f"H is NaN or infinite at all {len(values)} iterates: are θ and the start finite?"
-            )
-        if not bool(torch.isfinite(torch.stack(values)).all()):
-            warnings.warn(
-                "H became NaN or infinite during the ascent; the best finite iterate is returned",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            return None
         value, delta, gradient = best
         dual = gradient.abs().sum() if ball.norm == "linf" else ball.length(gradient)
         gap = ball.radius * dual - (gradient * delta).sum()
@@ -287,8 +321,8 @@ class OnePass:
 
 
 def _starting_point(risk: Risk, theta: Mapping[str, Tensor], start: Tensor | None) -> Tensor:
-    """`start`, or zero, in the dtype of θ (images are float32 whatever the network is)."""
-    dtype = next(iter(theta.values()), risk.images).dtype
+    """`start`, or zero, where θ is and in its dtype (images may be elsewhere, in another)."""
+    like = next(iter(theta.values()), risk.images)
     if start is None:
-        return torch.zeros_like(risk.images[0], dtype=dtype)
-    return start.detach().to(dtype)
+        return torch.zeros(risk.images.shape[1:], dtype=like.dtype, device=like.device)
+    return start.detach().to(like)

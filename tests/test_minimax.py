@@ -387,6 +387,73 @@ def test_the_start_and_the_network_are_left_alone():
         assert torch.equal(p, before[1][name]) and p.grad is None
 
 
+class TwoHills(nn.Module):
+    """Logits (0, c) with c(δ) the higher of two bumps: a near low one and a far high one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.height = nn.Parameter(torch.tensor([1.0, 3.0], dtype=F64))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = images.flatten(1)[:, 0]
+        bumps = torch.stack([-((x - 0.4) ** 2), -((x + 0.8) ** 2)], 1) * 8
+        return torch.stack([torch.zeros_like(x), (self.height * bumps.exp()).sum(1)], 1)
+
+
+def test_several_starts_find_the_hill_that_one_start_misses():
+    image, label = torch.zeros(1, 1, 1, 1, dtype=F64), torch.tensor([0])
+    model = TwoHills().eval()
+    risk, ball = Risk(model, image, label), Ball(1.0)
+    near = torch.full((1, 1, 1), 0.2, dtype=F64)
+    alone = Ascent(30)(risk, theta_of(model), ball, near)
+    several = Ascent(30, starts=6)(risk, theta_of(model), ball, near)
+    assert float(alone.delta) > 0 > float(several.delta)
+    assert len(alone.climbs) == 1 and len(several.climbs) == 6
+    assert several.value == max(several.climbs) > alone.value == several.climbs[0]
+    again = Ascent(30, starts=6)(risk, theta_of(model), ball, near)
+    assert torch.equal(again.delta, several.delta)
+    other = Ascent(1, step=1e-6, starts=6, seed=1)(risk, theta_of(model), ball, near)
+    assert other.climbs != Ascent(1, step=1e-6, starts=6)(risk, theta_of(model), ball, near).climbs
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_random_starts_lie_on_the_sphere(norm, monkeypatch):
+    ball, risk = Ball(0.7, norm), risk_of(smooth_network())
+    seen = []
+    climb = Ascent._climb
+    monkeypatch.setattr(Ascent, "_climb", lambda self, *a: (seen.append(a[-1]), climb(self, *a))[1])
+    Ascent(1, starts=4)(risk, theta_of(risk.model), ball)
+    assert not seen[0].any()
+    torch.testing.assert_close(
+        torch.stack([ball.length(s) for s in seen[1:]]), torch.full((3,), 0.7, dtype=F64)
+    )
+    assert not torch.equal(seen[1], seen[2])
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_momentum_is_its_recursion_written_out(norm):
+    ball, risk = Ball(0.5, norm), risk_of(smooth_network())
+    theta, steps, step, momentum = theta_of(risk.model), 6, 0.4, 0.8
+    delta = torch.zeros(SHAPE, dtype=F64)
+    velocity, values = torch.zeros(SHAPE, dtype=F64), []
+    for t in range(steps + 1):
+        point = delta.clone().requires_grad_(True)
+        value = plain(risk, point)
+        (slope,) = torch.autograd.grad(value, point)
+        values.append(value.detach())
+        unit = slope.sign() if norm == "linf" else slope / slope.norm()
+        velocity = momentum * velocity + unit
+        ahead = velocity.sign() if norm == "linf" else velocity / velocity.norm()
+        delta = delta + step * 0.5 * (1 - t / steps) * ahead
+        length = delta.abs().max() if norm == "linf" else delta.norm()
+        if norm == "linf":
+            delta = delta.clamp(-0.5, 0.5)
+        elif length > 0.5:
+            delta = delta * 0.5 / length
+    found = Ascent(steps, step, momentum)(risk, theta, ball)
+    torch.testing.assert_close(found.values, torch.stack(values))
+
+
 class BreaksFarAway(nn.Module):
     """NaN as soon as an image has moved by more than one."""
 
@@ -427,7 +494,9 @@ def test_h_that_is_broken_from_the_start_is_no_maximum():
 @pytest.mark.parametrize(
     ("search", "says"),
     [
-        (lambda: Ascent(0), "steps must be at least 1"),
+        (lambda: Ascent(starts=0), "steps and starts must be at least 1"),
+        (lambda: Ascent(momentum=1.0), "momentum must be in"),
+        (lambda: Ascent(0), "steps and starts must be at least 1"),
         (lambda: Ascent(3, step=0.0), "step is a fraction"),
         (lambda: Ascent(3, step=2.1), "step is a fraction"),
         (lambda: Ascent(3, step=math.nan), "step is a fraction"),

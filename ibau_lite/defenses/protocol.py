@@ -20,6 +20,7 @@ __all__ = [
     "check_finite",
     "clean_on_device",
     "configured",
+    "hold_out",
     "private_copy",
 ]
 
@@ -130,6 +131,23 @@ def clean_on_device(model: nn.Module, clean: Labelled, *, shift: int = 0) -> Lab
             stacklevel=3,
         )
     return moved
+
+
+def hold_out(
+    clean: Labelled, fraction: float, generator: torch.Generator
+) -> tuple[Labelled, Labelled]:
+    """(what is left to train on, what is held out), drawn at random.
+
+    Raises `ValueError` for a set too small to be split.
+    """
+    count = max(1, round(fraction * len(clean)))
+    if count >= len(clean):
+        raise ValueError(
+            f"{len(clean)} clean images are too few to hold out {fraction:.0%} of them and train "
+            "on the rest"
+        )
+    order = torch.randperm(len(clean), generator=generator).to(clean.labels.device)
+    return clean[order[count:]], clean[order[:count]]
 
 
 def check_finite(model: nn.Module, when: str, advice: str) -> None:

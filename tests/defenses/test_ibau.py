@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -112,3 +113,20 @@ def test_it_removes_a_backdoor_that_fine_tuning_leaves():
     unlearned = ibau(network, clean, config=config)
     after = evaluate(unlearned.model, test, attack)
     assert after.attack_success_rate < 0.3 and after.accuracy > 0.9
+
+
+def test_exact_is_one_objective_solved_to_a_tolerance(model, clean, monkeypatch):
+    """The inner objective is the outer batch's own, every image carries δ, the solve is good."""
+    module = sys.modules[ibau.__module__]
+    seen, solve = [], module.hypergradient
+
+    def spy(outer, inner, *args, **kwargs):
+        seen.append((outer is inner, bool(outer.stamped.all())))
+        return solve(outer, inner, *args, **kwargs)
+
+    monkeypatch.setattr(module, "hypergradient", spy)
+    config = IBAUConfig.exact(rounds=1, ball=Ball(0.3), batch_size=16)
+    result = ibau(model.double(), clean, config=config)
+    assert set(seen) == {(True, True)}
+    assert result.history[0]["residual"] < 2e-3
+    assert result.history[0]["indirect"] > 0

@@ -1,0 +1,94 @@
+"""When a defender should stop, and which round she should keep, judged by what she can measure."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ibau_lite.data import Labelled
+from ibau_lite.metrics import predict
+
+__all__ = ["EarlyStopping", "Watch"]
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Keep the round that withstands the worst δ best, among those that lost little accuracy.
+
+    `held_out`: the fraction of the clean set that is set aside for judging and takes no other part.
+    `drop`: a round is admissible if its accuracy there is at most this much below the first.
+    `patience`: stop after this many rounds in a row that were no better than the best.
+
+    Nothing that only the attacker knows (trigger, target, ASR) enters, and no test image.
+    """
+
+    held_out: float = 0.2
+    drop: float = 0.03
+    patience: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out is a fraction in (0, 1), got {self.held_out}")
+        if not 0 <= self.drop <= 1:
+            raise ValueError(f"drop is a loss of accuracy in [0, 1], got {self.drop}")
+        if self.patience < 1:
+            raise ValueError(f"patience is a number of rounds >= 1, got {self.patience}")
+
+
+class Watch:
+    """Judges a network after each round, and remembers the best.
+
+    `worst` finds a δ for the network as it is now. Called after a round it returns what it measured
+    on the held-out images: their accuracy, and their accuracy when all of them carry that δ.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        held_out: Labelled,
+        rule: EarlyStopping,
+        worst: Callable[[], Tensor],
+    ) -> None:
+        self.model, self.held_out, self.rule, self.worst = model, held_out, rule, worst
+        self.floor = self._accuracy(None) - rule.drop
+        self.best: tuple[bool, float] | None = None
+        self.rounds = self.waited = self.kept_round = 0
+
+    def __call__(self) -> dict[str, float]:
+        accuracy = self._accuracy(None)
+        withstood = self._accuracy(self.worst())
+        admissible = accuracy >= self.floor
+        score = (admissible, withstood if admissible else accuracy)
+        self.rounds += 1
+        if self.best is None or score > self.best:
+            self.best, self.waited, self.kept_round = score, 0, self.rounds
+            self.kept = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        else:
+            self.waited += 1
+        return {"held_out_accuracy": accuracy, "worst_case_accuracy": withstood}
+
+    @property
+    def has_seen_enough(self) -> bool:
+        return self.waited >= self.rule.patience
+
+    def restore(self) -> None:
+        """Give the network the parameters of the best round; warns if none was admissible."""
+        if self.best is not None and not self.best[0]:
+            warnings.warn(
+                f"every round lost more than {self.rule.drop:.1%} of accuracy on the held-out "
+                "images: the most accurate one is kept; lower lr, or the fraction stamped",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(self.kept[name])
+
+    def _accuracy(self, delta: Tensor | None) -> float:
+        images = self.held_out.images if delta is None else self.held_out.images + delta
+        labels = self.held_out.labels
+        return float((predict(self.model, images).to(labels.device) == labels).float().mean())
