@@ -1,0 +1,323 @@
+r"""Trigger inversion: for every class t, the smallest stamp that sends other images to t.
+
+A candidate is a mask m in [0, 1] and a pattern p in [0, 1], and an image carries it as
+
+.. math:: x' = (1 - m) \odot x + m \odot p .
+
+All classes are searched at once, as one batch of stamped images: a network in evaluation mode reads
+each image by itself and Adam moves each number by itself, so the result is that of one class after
+the other. Neural Cleanse and TABOR are this search with different penalties.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ibau_lite.data import Labelled
+from ibau_lite.folding import fold_batchnorm
+
+__all__ = ["Candidates", "Inversion", "Inverted", "Term", "mask_size"]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """What a term of the loss may look at: K candidate triggers on one batch of B clean images.
+
+    `masks` [K, 1, H, W] and `patterns` [K, C, H, W] in [0, 1] belong to the classes `targets` [K];
+    `images` [B, C, H, W] and `labels` [B] are the batch; `model` is frozen, in evaluation mode.
+    """
+
+    model: nn.Module
+    masks: Tensor
+    patterns: Tensor
+    targets: Tensor
+    images: Tensor
+    labels: Tensor
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits [K, B, classes] of images [K, B, C, H, W]."""
+        return self.model(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+
+
+Term = Callable[[Candidates], Tensor]
+"""A term of the loss: one number [K] for each candidate."""
+
+
+def mask_size(candidates: Candidates) -> Tensor:
+    r"""The penalty of Neural Cleanse, :math:`\|m\|_1` [K] in pixels."""
+    return candidates.masks.flatten(1).sum(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Inverted:
+    """The best trigger for each of K classes.
+
+    `masks` [K, 1, H, W] and `patterns` [K, C, H, W] are the smallest that succeeded on a batch (the
+    last ones where none did), `sizes` [K] their ‖m‖₁ in pixels (H·W, the whole image, where none
+    did) and `found` [K] says which did. `success` [K] is the fraction of all clean images of other
+    classes that the stamp sends to its class; `path` [steps, K] is ‖m‖₁ along the search.
+    """
+
+    targets: tuple[int, ...]
+    masks: Tensor = field(repr=False)
+    patterns: Tensor = field(repr=False)
+    sizes: Tensor
+    found: Tensor
+    success: Tensor
+    path: Tensor = field(repr=False)
+
+    def stamp(self, images: Tensor, which: Tensor) -> Tensor:
+        """Stamp images [B, C, H, W], the b-th with the trigger number `which[b]` of the K."""
+        masks, patterns = self.masks[which], self.patterns[which]
+        return ((1 - masks) * images + masks * patterns).to(images.dtype)
+
+
+@dataclass(frozen=True)
+class Inversion:
+    r"""Settings of the search; called, it minimises for each class t, over tanh-shaped m and p,
+
+    .. math:: \frac1{|B_t|}\sum_{i \in B_t} L(f((1 - m) x_i + m p), t) + c_t\,R(m, p) + T(m, p)
+
+    by Adam (`lr`, `betas`), with a new batch of `batch_size` clean images at each of `steps`; B_t
+    are those of another class than t. R is `penalty` and T an optional further `term`. The weight
+    c_t begins at 0; after `patience` batches in a row on which at least `success` of the images are
+    read as t it becomes `cost`, then is multiplied by `up`; after as many failures it is divided by
+    `down`. The smallest mask that succeeded is kept. `chunk` is the largest number of stamped
+    images in one forward pass: memory, not the result, depends on it.
+
+    Left open by the paper and chosen here: all classes begin at the same uniformly random m and p
+    and see the same batches, so that nothing differs between them but the class; one step is one
+    batch; images of class t itself do not count for t.
+
+    Raises `ValueError` for settings outside their range.
+    Source: Wang et al. 2019 (Neural Cleanse), section IV.
+    """
+
+    steps: int = 300
+    batch_size: int = 32
+    lr: float = 0.1
+    betas: tuple[float, float] = (0.5, 0.9)
+    success: float = 0.99
+    cost: float = 1e-3
+    patience: int = 5
+    up: float = 2.0
+    down: float = 2.0**1.5
+    chunk: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "patience", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not (self.lr > 0 and self.cost > 0):
+            raise ValueError(f"lr and cost must be positive, got {self.lr} and {self.cost}")
+        if not 0 < self.success <= 1:
+            raise ValueError(f"success is a fraction in (0, 1], got {self.success}")
+        if not (self.up > 1 and self.down > 1):
+            raise ValueError(f"up and down must be above 1, got {self.up} and {self.down}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be in [0, 1), got {self.betas}")
+
+    def __call__(
+        self,
+        model: nn.Module,
+        clean: Labelled,
+        targets: Sequence[int] | None = None,
+        *,
+        penalty: Term = mask_size,
+        term: Term | None = None,
+        generator: torch.Generator,
+        progress: bool = False,
+    ) -> Inverted:
+        """Search the classes `targets` (all of the model's by default) on the clean images.
+
+        The model is read, not changed; the images must be where it is. `generator` (a CPU one)
+        draws the start and the batches. Raises `ValueError` for a class that the model lacks.
+        """
+        frozen = fold_batchnorm(copy.deepcopy(model).eval().requires_grad_(False))
+        first = next(frozen.parameters())
+        images, labels = clean.images.to(first.dtype), clean.labels
+        classes = _classes(frozen, images, targets)
+        goals = torch.tensor(classes, device=labels.device)
+        masks, patterns = (
+            _start(shape, len(classes), images, generator) for shape in (1, images.shape[1])
+        )
+        adam = torch.optim.Adam([masks, patterns], lr=self.lr, betas=self.betas)
+        best = _Best(masks, patterns)
+        cost = _Cost(self, masks)
+        groups = torch.arange(len(classes), device=labels.device)
+        groups = groups.split(max(1, self.chunk // min(self.batch_size, len(clean))))
+        batches = _Batches(len(clean), self.batch_size, generator)
+        path = []
+        for _ in tqdm(range(self.steps), disable=not progress, unit="step", desc="inversion"):
+            index = next(batches).to(labels.device)
+            batch = images[index], labels[index]
+            rows = [
+                _slopes(frozen, batch, masks[g], patterns[g], goals[g], cost.now[g], penalty, term)
+                for g in groups
+            ]
+            masks.grad, patterns.grad, read = (
+                torch.cat(parts) for parts in zip(*rows, strict=True)
+            )
+            sizes = best.update(read >= self.success)
+            cost.update(read >= self.success)
+            path.append(sizes)
+            adam.step()
+        found = torch.isfinite(best.sizes)
+        masks, patterns = best.masks, best.patterns
+        success = [
+            _success(frozen, images, labels, masks[g], patterns[g], goals[g], self.chunk)
+            for g in groups
+        ]
+        area = float(images.shape[2] * images.shape[3])
+        return Inverted(
+            classes,
+            masks,
+            patterns,
+            torch.where(found, best.sizes, area),
+            found,
+            torch.cat(success),
+            torch.stack(path),
+        )
+
+
+class _Best:
+    """The smallest successful mask of each class, with its pattern."""
+
+    def __init__(self, masks: Tensor, patterns: Tensor) -> None:
+        self._raw = masks, patterns
+        self.masks, self.patterns = _unit(masks.detach()), _unit(patterns.detach())
+        self.sizes = torch.full_like(masks.detach()[:, 0, 0, 0], torch.inf)
+
+    def update(self, succeeded: Tensor) -> Tensor:
+        """Take in the present candidates; return their sizes ‖m‖₁ [K]."""
+        masks, patterns = (_unit(raw.detach()) for raw in self._raw)
+        sizes = masks.flatten(1).sum(1)
+        # Until the first success the last candidate stands in, so that there is one to look at.
+        better = (succeeded & (sizes < self.sizes)) | (~succeeded & self.sizes.isinf())
+        self.sizes = torch.where(better & succeeded, sizes, self.sizes)
+        where = better[:, None, None, None]
+        self.masks = torch.where(where, masks, self.masks)
+        self.patterns = torch.where(where, patterns, self.patterns)
+        return sizes
+
+
+class _Cost:
+    """The weight c of the penalty, one a class: up after successes, down after failures."""
+
+    def __init__(self, settings: Inversion, like: Tensor) -> None:
+        self._settings = settings
+        self.now = like.new_zeros(len(like))
+        self._wins = self._losses = torch.zeros(len(like), dtype=torch.int64, device=like.device)
+
+    def update(self, succeeded: Tensor) -> None:
+        s = self._settings
+        self._wins = torch.where(succeeded, self._wins + 1, 0)
+        self._losses = torch.where(succeeded, 0, self._losses + 1)
+        up, down = self._wins >= s.patience, self._losses >= s.patience
+        raised = torch.where(self.now == 0, s.cost, self.now * s.up)
+        self.now = torch.where(up, raised, torch.where(down, self.now / s.down, self.now))
+        self._wins = torch.where(up, 0, self._wins)
+        self._losses = torch.where(down, 0, self._losses)
+
+
+class _Batches:
+    """Endless batches of positions: pass after pass, each in a new order."""
+
+    def __init__(self, count: int, size: int, generator: torch.Generator) -> None:
+        self._count, self._size, self._generator = count, size, generator
+        self._queue: list[Tensor] = []
+
+    def __next__(self) -> Tensor:
+        if not self._queue:
+            order = torch.randperm(self._count, generator=self._generator)
+            parts = order.split(self._size)
+            # A short last batch would make success cheap: it is left out where there are others.
+            self._queue = [part for part in parts if len(part) == len(parts[0])]
+        return self._queue.pop(0)
+
+
+def _classes(model: nn.Module, images: Tensor, targets: Sequence[int] | None) -> tuple[int, ...]:
+    with torch.inference_mode():
+        count = model(images[:1]).shape[1]
+    classes = tuple(range(count)) if targets is None else tuple(targets)
+    if not classes or not all(0 <= t < count for t in classes):
+        raise ValueError(f"targets: classes 0 to {count - 1} of the model, got {classes}")
+    return classes
+
+
+def _start(channels: int, classes: int, images: Tensor, generator: torch.Generator) -> nn.Parameter:
+    """One start for all classes, uniform in (0, 1) after tanh: raw values [K, channels, H, W]."""
+    shape = (1, channels, *images.shape[2:])
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
+    raw = torch.atanh((2 * uniform - 1) * 0.999).to(images)
+    return nn.Parameter(raw.repeat(classes, 1, 1, 1))
+
+
+def _unit(raw: Tensor) -> Tensor:
+    return (raw.tanh() + 1) / 2
+
+
+def _stamp(images: Tensor, masks: Tensor, patterns: Tensor) -> Tensor:
+    """Every image with every trigger: [B, C, H, W], [K, …] → [K, B, C, H, W]."""
+    masks, patterns = masks[:, None], patterns[:, None]
+    return (1 - masks) * images + masks * patterns
+
+
+def _share(right: Tensor, counts: Tensor) -> Tensor:
+    """Mean [K] of `right` [K, B] over what counts; 0 where nothing does."""
+    return (right * counts).sum(1) / counts.sum(1).clamp_min(1)
+
+
+def _slopes(
+    model: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    masks: Tensor,
+    patterns: Tensor,
+    targets: Tensor,
+    cost: Tensor,
+    penalty: Term,
+    term: Term | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the loss in the raw masks and patterns, and the fraction read as t [K]."""
+    images, labels = batch
+    raw = [part.detach().requires_grad_(True) for part in (masks, patterns)]
+    with torch.enable_grad():
+        stamps = [_unit(part) for part in raw]
+        here = Candidates(model, stamps[0], stamps[1], targets, images, labels)
+        logits = here.logits(_stamp(images, *stamps))
+        counts = (labels != targets[:, None]).to(logits.dtype)
+        wanted = targets[:, None].expand(-1, len(images))
+        entropy = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+        loss = _share(entropy.view_as(counts), counts) + cost * penalty(here)
+        if term is not None:
+            loss = loss + term(here)
+        slopes = torch.autograd.grad(loss.sum(), raw)
+    read = (logits.argmax(2) == wanted).to(logits.dtype)
+    return slopes[0], slopes[1], _share(read, counts)
+
+
+def _success(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    masks: Tensor,
+    patterns: Tensor,
+    targets: Tensor,
+    chunk: int,
+) -> Tensor:
+    """The fraction of all images of other classes that each stamp sends to its class [K]."""
+    read = []
+    size = max(1, chunk // len(targets))
+    with torch.inference_mode():
+        for part in images.split(size):
+            here = Candidates(model, masks, patterns, targets, part, labels)
+            read.append(here.logits(_stamp(part, masks, patterns)).argmax(2))
+    right = torch.cat(read, 1) == targets[:, None]
+    return _share(right.to(images.dtype), (labels != targets[:, None]).to(images.dtype))
