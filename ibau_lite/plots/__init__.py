@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ibau_lite.plots.images import image_grid, readings, stamping
     from ibau_lite.plots.rates import bars, curves
     from ibau_lite.plots.rounds import delta_and_trigger, per_round, terms
+    from ibau_lite.plots.seeds import per_row
 
 # Figure -> the file that draws it.
 _HOME = {
@@ -20,6 +21,7 @@ _HOME = {
     "delta_and_trigger": "rounds",
     "image_grid": "images",
     "per_round": "rounds",
+    "per_row": "seeds",
     "readings": "images",
     "stamping": "images",
     "terms": "rounds",
@@ -31,6 +33,7 @@ __all__ = [
     "delta_and_trigger",
     "image_grid",
     "per_round",
+    "per_row",
     "readings",
     "stamping",
     "terms",
