@@ -13,15 +13,13 @@ and for k = 2 with 2√2 in place of 2√π.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .margins import Bound, confidence, margins, ramp_risk
+from .margins import Bound, Choice, candidates, confidence, margins, ramp_risk
 
 __all__ = [
-    "Choice",
     "augmented",
     "augmented_weights",
     "centred",
@@ -86,14 +84,6 @@ def talk_complexity(
     return 4 * classes * row_norm * (chi + c_delta) / (gamma * math.sqrt(n))
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The margin γ that was chosen after the fact, and the bound that pays for the choice."""
-
-    gamma: float
-    bound: Bound
-
-
 def choose_margin(
     theta: Tensor,
     features: Tensor,
@@ -114,7 +104,7 @@ def choose_margin(
 
     Args: `theta` [k, d] (centred here), `features` [n, d], `labels` [n]; `delta` [d] the universal
         perturbation at which the sample is read, 0 by default; `gammas`, the candidates, by default
-        64 between the smallest and the largest positive margin.
+        `margins.candidates`.
     Raises: `ValueError` for ‖δ‖ > C_δ, an image longer than χ, a ratio <= 1, a θ of zeros, and as
         `margins`, `complexity` and `confidence`.
     """
@@ -124,11 +114,10 @@ def choose_margin(
     moved = features if delta is None else features + delta.double()
     _check(norm, features, delta, chi, c_delta, ratio)
     margin = margins(moved @ theta.T, labels)
-    candidates = _candidates(margin) if gammas is None else gammas
     n, classes = len(features), len(theta)
     start = math.sqrt(2) * (chi + c_delta)
     best: Choice | None = None
-    for gamma in candidates.tolist():
+    for gamma in (candidates(margin) if gammas is None else gammas).tolist():
         m = max(0, math.ceil(math.log(start * norm / gamma, ratio)))
         cell = start * ratio**-m  # the largest normalised margin of the grid that γ reaches
         bound = Bound(
@@ -140,12 +129,6 @@ def choose_margin(
             best = Choice(gamma, bound)
     assert best is not None
     return best
-
-
-def _candidates(margin: Tensor) -> Tensor:
-    """64 margins, evenly spaced by logarithm over those that occur."""
-    high = float(margin.abs().max())
-    return torch.logspace(-3, 0, 64, dtype=torch.float64) * (high if high > 0 else 1.0)
 
 
 def _check(

@@ -10,9 +10,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-__all__ = ["Bound", "confidence", "margin_error", "margins", "ramp_risk", "root_mean_square"]
+__all__ = [
+    "Bound",
+    "Choice",
+    "candidates",
+    "confidence",
+    "margin_error",
+    "margins",
+    "ramp_risk",
+    "root_mean_square",
+]
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,20 @@ class Bound:
     def vacuous(self) -> bool:
         """Whether the bound says nothing: every probability is at most 1."""
         return not self.total < 1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A margin γ that was chosen after the fact, and the bound that pays for the choice."""
+
+    gamma: float
+    bound: Bound
+
+
+def candidates(margin: Tensor) -> Tensor:
+    """64 margins γ to choose from, evenly spaced by logarithm below the largest that occurs."""
+    high = float(margin.abs().max())
+    return torch.logspace(-3, 0, 64, dtype=torch.float64) * (high if high > 0 else 1.0)
 
 
 def margins(scores: Tensor, labels: Tensor) -> Tensor:
