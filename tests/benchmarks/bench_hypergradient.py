@@ -50,11 +50,14 @@ def published(
     parameters = list(model.parameters())
     d = delta.detach().clone().requires_grad_(True)
     stamped = outer.images + d * outer.stamped[:, None, None, None]
+    shifted = inner.images + d
+    if inner.clamp:
+        stamped, shifted = stamped.clamp(0, 1), shifted.clamp(0, 1)
     loss_outer = F.cross_entropy(model(stamped), outer.labels)
     slopes = torch.autograd.grad(loss_outer, [d, *parameters], retain_graph=True)
     g, direct = slopes[0], slopes[1:]
 
-    loss_inner = -F.cross_entropy(model(inner.images + d), inner.labels)
+    loss_inner = -F.cross_entropy(model(shifted), inner.labels)
     loss_inner = loss_inner + PENALTY * (d * d).sum()
     (slope,) = torch.autograd.grad(loss_inner, d, create_graph=True)
     mapped = d - STEP * slope
