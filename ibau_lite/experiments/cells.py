@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -88,13 +89,20 @@ def run(
         if record.get("key") == key:
             return record
 
+    measuring = 0.0
+
     def measure(model: nn.Module) -> dict[str, float]:
+        nonlocal measuring
+        began = time.process_time()
         report = evaluate(model, dataset.test, attack)
+        measuring += time.process_time() - began
         return {"accuracy": report.accuracy, "attack_success_rate": report.attack_success_rate}
 
+    began = time.process_time()
     defended = REGISTRY[defense](
         victim.model, dataset.clean, config=config, seed=seed, progress=progress, evaluator=measure
     )
+    cpu_seconds = time.process_time() - began - measuring
     record = {
         "key": key,
         "profile": profile,
@@ -106,6 +114,7 @@ def run(
         "before": dataclasses.asdict(victim.report),
         "after": dataclasses.asdict(evaluate(defended.model, dataset.test, attack)),
         "seconds": defended.seconds,
+        "cpu_seconds": cpu_seconds,  # of all threads: comparable where the machine is shared
         "history": defended.history,
         "settings": settings,
         **provenance(),

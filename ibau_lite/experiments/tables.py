@@ -9,7 +9,7 @@ from typing import Any
 from ibau_lite.experiments.published import one_trigger
 from ibau_lite.metrics import Spread, spread
 
-__all__ = ["NO_DEFENCE", "Line", "gather", "markdown"]
+__all__ = ["NO_DEFENCE", "Line", "gather", "markdown", "side_by_side"]
 
 NO_DEFENCE = "no defence"
 
@@ -62,6 +62,34 @@ def markdown(lines: Sequence[Line], *, talk: bool = True) -> str:
         row = [f"{line.data} ({line.profile})", line.label]
         row += [str(line.accuracy), str(line.attack_success_rate), seconds, str(line.n)]
         rows.append(row + (_in_the_talk(line) if talk else []))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def side_by_side(records: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table with one line a row of the experiment and ACC, ASR and CPU seconds a data set.
+
+    Mean ± sample deviation over seeds; where a row has another number of seeds than the first one,
+    the number stands behind it.
+    """
+    lines = gather(records)
+    data = list(dict.fromkeys(line.data for line in lines))
+    labels = list(dict.fromkeys(line.label for line in lines))
+    seeds = max((line.n for line in lines), default=0)
+    costs: dict[tuple[str, str], list[float]] = {}
+    for record in records:
+        costs.setdefault((record["data"], record["defense"]), []).append(record["cpu_seconds"])
+    head = ["row", *(f"{name}: {what}" for name in data for what in ("ACC", "ASR", "CPU s"))]
+    rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    for label in labels:
+        row = [label]
+        for name in data:
+            found = [line for line in lines if (line.data, line.label) == (name, label)]
+            cost = costs.get((name, label))
+            few = f" (n = {found[0].n})" if found and cost and found[0].n < seeds else ""
+            row += [str(found[0].accuracy) + few if found else "not run"]
+            row += [str(found[0].attack_success_rate) if found else ""]
+            row += [f"{sum(cost) / len(cost):.0f}" if cost else ""]
+        rows.append(row)
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ibau_lite.experiments.tables import NO_DEFENCE, gather, markdown
+from ibau_lite.experiments.tables import NO_DEFENCE, gather, markdown, side_by_side
 
 
 def record(label: str, seed: int, asr: float, data: str = "cifar10", **more: Any) -> dict[str, Any]:
@@ -78,3 +78,16 @@ def test_data_that_the_talk_does_not_have_get_empty_columns() -> None:
 
 def test_no_records_give_no_lines() -> None:
     assert gather([]) == []
+
+
+def test_data_sets_side_by_side_say_what_was_not_run_and_where_seeds_are_few() -> None:
+    costs = [12.0, 99.0, 18.0, 7.0]
+    table = side_by_side([{**r, "cpu_seconds": c} for r, c in zip(RECORDS, costs)]).splitlines()
+    head, none, naive, ours = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in [table[0], *table[2:]]
+    )
+    assert head[:4] == ["row", "cifar10: ACC", "cifar10: ASR", "cifar10: CPU s"]
+    assert none == [NO_DEFENCE, "80.0 %", "98.0 %", "", "80.0 %", "98.0 %", ""]
+    assert naive[0] == "naive" and naive[2].startswith("15.0") and naive[3] == "15"
+    assert naive[4:] == ["not run", "", ""]
+    assert ours[1] == "79.0 % (n = 1)" and ours[3] == "99" and ours[6] == "7"
