@@ -76,8 +76,10 @@ def choose(n_train: int, n_held_out: int, sizes: Sizes, seed: int) -> Positions:
     """Draw the four parts: train from the official training half, the others from the test half.
 
     The test half is shuffled once with `seed` and cut: clean first, then validation, then test, as
-    in the talk (5,000 clean images of the test half of CIFAR-10 or GTSRB). Every part keeps the
-    order of the official files. Raises ValueError if a half has too few images.
+    in the talk (5,000 clean images of the test half of CIFAR-10 or GTSRB). These parts stay in the
+    order in which they were drawn, so that the first images of each are a random sample whatever
+    the order of the files (some archives are sorted by class); a whole training half keeps its
+    order, which saves a copy. Raises ValueError if a half has too few images.
     """
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"seed must be an integer, 0 or more, got {seed!r}")
@@ -95,7 +97,7 @@ def choose(n_train: int, n_held_out: int, sizes: Sizes, seed: int) -> Positions:
         raise ValueError(f"the training half has {n_train} images, too few for train={sizes.train}")
     train = np.arange(n_train) if sizes.train is None else rng.permutation(n_train)[: sizes.train]
     clean, validation, test = np.split(held_out[: spoken_for + n_test], [sizes.clean, spoken_for])
-    return Positions(*(np.sort(part) for part in (train, clean, validation, test)))
+    return Positions(train, clean, validation, test)
 
 
 def split(name: str, halves: Halves, sizes: Sizes, seed: int) -> Dataset:

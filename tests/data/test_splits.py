@@ -121,3 +121,12 @@ def test_defaults_are_the_talk_s_for_known_sets_and_shares_for_others() -> None:
     assert (known.clean, known.validation) == (5000, 1000)
     assert (other.clean, other.validation) == (10, 4)
     assert (asked.clean, asked.validation) == (7, 1000)
+
+
+def test_the_first_images_of_a_part_are_a_random_sample_of_it_even_if_the_files_are_sorted():
+    at = choose(100, 100, Sizes(clean=50, validation=20), seed=0)
+    for part in (at.clean, at.validation, at.test):
+        first, rest = part[: len(part) // 2], part[len(part) // 2 :]
+        assert first.min() < rest.max() and rest.min() < first.max()
+        assert abs(first.mean() - rest.mean()) < 25  # sorted, they would be 50 apart
+    assert at.train.tolist() == list(range(100))
