@@ -12,10 +12,20 @@ from ibau_lite.attacks.optimised import (
     trojan_watermark,
 )
 from ibau_lite.attacks.pattern import Pattern
-from ibau_lite.attacks.poisoning import AllToAll, AllToOne, Attack, Poisoned, Relabelling
+from ibau_lite.attacks.poisoning import (
+    AllToAll,
+    AllToOne,
+    Attack,
+    CleanLabel,
+    Poisoned,
+    Relabelling,
+)
+from ibau_lite.attacks.sinusoid import Sinusoid, sig
 from ibau_lite.attacks.storage import load, save
 from ibau_lite.attacks.talk import one_target, seven_to_seven, trigger
 from ibau_lite.attacks.triggers import Patch, Trigger
+from ibau_lite.attacks.visibility import Visibility, visibility
+from ibau_lite.attacks.warping import Warp, wanet
 
 __all__ = [
     "Additive",
@@ -23,13 +33,17 @@ __all__ = [
     "AllToOne",
     "Attack",
     "Blend",
+    "CleanLabel",
     "Control",
     "Overlay",
     "Patch",
     "Pattern",
     "Poisoned",
     "Relabelling",
+    "Sinusoid",
     "Trigger",
+    "Visibility",
+    "Warp",
     "badnets",
     "badnets_all_to_all",
     "blend",
@@ -40,8 +54,11 @@ __all__ = [
     "one_target",
     "save",
     "seven_to_seven",
+    "sig",
     "smooth",
     "trigger",
     "trojan_square",
     "trojan_watermark",
+    "visibility",
+    "wanet",
 ]

@@ -47,7 +47,7 @@ class Overlay:
         Raises as `check_images` and `Pattern.like` do.
         """
         check_images(images)
-        mask, pattern = self.mask.like(images), self.pattern.like(images)
+        pattern, mask = self.pattern.like(images), self.mask.like(images)
         # Rounding must not lead out of [0, 1] where m is between 0 and 1.
         return ((1 - mask) * images + mask * pattern).clamp(0, 1)
 

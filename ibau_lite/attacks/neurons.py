@@ -49,12 +49,13 @@ def strongest(network: nn.Module, count: int) -> Neurons:
     another layer with weights.
     """
     layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    if len(layers) < 2 or not isinstance(layers[-1], nn.Linear):
+    classifier = layers[-1] if len(layers) > 1 else None
+    if not isinstance(classifier, nn.Linear):
         raise ValueError(
             "network: a last linear layer, and a convolution or linear layer before it, are "
             f"expected, got {[type(layer).__name__ for layer in layers]}"
         )
-    before, classifier = layers[-2:]
+    before = layers[-2]
     score = before.weight.detach().flatten(1).abs().sum(1)
     norm = _norm_after(network, before)
     if norm is not None and norm.weight is not None and norm.running_var is not None:

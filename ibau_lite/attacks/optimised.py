@@ -251,7 +251,7 @@ def _trojan(
     seed: int,
     progress: bool,
 ) -> Overlay:
-    settings = {"neurons": neurons, "target_value": target_value, "steps": steps}
+    settings: dict[str, Any] = {"neurons": neurons, "target_value": target_value, "steps": steps}
     _check_settings(settings)
     generator = torch.Generator().manual_seed(seed)
     with still(network) as device:

@@ -74,13 +74,30 @@ class AllToAll:
         return f"y → (y + 1) mod {self.num_classes}"
 
 
+@dataclass(frozen=True)
+class CleanLabel(AllToOne):
+    """The clean-label rule: images of class `target` are stamped and keep their label.
+
+    At test time every other class is attacked, y -> `target`, as in `AllToOne`. Source: Barni,
+    Kallas and Tondi 2019.
+    """
+
+    def eligible(self, labels: Tensor) -> Tensor:
+        """Which images may be poisoned, [N] booleans: those of the target class."""
+        return labels == self.target
+
+    def __str__(self) -> str:
+        return f"every class → {self.target}, taught with class {self.target} alone"
+
+
 @dataclass(frozen=True, eq=False)
 class Poisoned:
     """A poisoned training set; made by `Attack.poison`.
 
     `base` are the images before stamping [N, C, H, W] (the ones that were given, not a copy) and
-    `labels` [N] the poisoned labels. `indices` [P] are the poisoned positions in rising order,
-    `pair` [P] says which pair of `attack` each of them carries.
+    `labels` [N] the poisoned labels. `indices` [P] are the stamped positions in rising order,
+    `pair` [P] says which pair of `attack` each of them carries; covers are counted on after the
+    pairs.
 
     To train on it, augment first and stamp last (a flipped image has its trigger in the wrong
     corner)::
@@ -131,7 +148,7 @@ class Poisoned:
             )
         pair_of = self._pair_of[index]
         stamped = images
-        for number, (trigger, _) in enumerate(self.attack.pairs):
+        for number, (trigger, _) in enumerate((*self.attack.pairs, *self.attack.covers)):
             members = (pair_of == number).nonzero().flatten()
             if not len(members):
                 continue
@@ -142,25 +159,35 @@ class Poisoned:
         return stamped
 
     def __str__(self) -> str:
+        poisoned = int((self.pair < len(self.attack.pairs)).sum())
+        covers = len(self.pair) - poisoned
         return (
-            f"{len(self):,} training images, {len(self.indices):,} of them poisoned "
-            f"({len(self.indices) / len(self):.2%}) by {self.attack.name}"
-        )
+            f"{len(self):,} training images, {poisoned:,} of them poisoned "
+            f"({poisoned / len(self):.2%}) by {self.attack.name}"
+        ) + (f", {covers:,} covers" if covers else "")
 
 
 @dataclass(frozen=True)
 class Attack:
     """A backdoor attack: a name and one or more pairs (trigger, relabelling).
 
-    Raises `ValueError` for no pairs and for a trigger that occurs in two pairs (one trigger
-    cannot mean two labels), `TypeError` for a pair that does not hold two callables.
+    A relabelling may have a method `eligible(labels) -> booleans [N]` that says who can be
+    poisoned; without it, everybody whose label it changes. `covers` are pairs (trigger, ratio):
+    training images that are stamped and keep their label, `ratio` for each poisoned one, so that
+    the network learns what is NOT the trigger (Nguyen and Tran 2021). They play no part in tests.
+
+    Raises `ValueError` for no pairs, for a trigger that occurs twice (one trigger cannot mean two
+    labels) and for a ratio that is not positive, `TypeError` for a pair that does not hold two
+    callables.
     """
 
     name: str
     pairs: tuple[tuple[Trigger, Relabelling], ...]
+    covers: tuple[tuple[Trigger, float], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", tuple(tuple(pair) for pair in self.pairs))
+        object.__setattr__(self, "covers", tuple(tuple(cover) for cover in self.covers))
         if not self.pairs:
             raise ValueError("pairs: at least one (trigger, relabelling) is expected, got none")
         for pair in self.pairs:
@@ -168,7 +195,9 @@ class Attack:
                 raise TypeError(
                     f"pairs: (trigger, relabelling), both callable, is expected, got {pair}"
                 )
-        triggers = [trigger for trigger, _ in self.pairs]
+        if not all(ratio > 0 for _, ratio in self.covers):
+            raise ValueError(f"covers: (trigger, positive ratio) is expected, got {self.covers}")
+        triggers = [trigger for trigger, _ in (*self.pairs, *self.covers)]
         if len(set(triggers)) != len(triggers):
             raise ValueError(
                 f"pairs: a trigger that occurs once is expected, got the same one in two pairs of "
@@ -181,14 +210,18 @@ class Attack:
         Of N training images round(`rate` · N) are poisoned: the rate is a fraction of ALL images,
         but only images that the relabelling changes are drawn (for one target: the non-target
         ones). With several pairs `rate` is their total, a choice of ours: the drawn images are
-        split into disjoint groups, equal to within one image, one a pair.
+        split into disjoint groups, equal to within one image, one a pair. Covers come on top, drawn
+        from the images that are left, of whatever class.
 
         Raises `ValueError` for a rate outside (0, 1) or so small that a pair gets no image, for
-        an attacker's label that does not occur in `train`, for more poison than eligible images,
-        and as the triggers do for images that they do not fit.
+        an attacker's label that does not occur in `train`, for more poison or covers than eligible
+        images, and as the triggers do for images that they do not fit.
         """
         counts = self._counts(len(train), rate)
-        for trigger, _ in self.pairs:  # one that does not fit fails here, not in training
+        for trigger, _ in (
+            *self.pairs,
+            *self.covers,
+        ):  # one that does not fit fails here, not in training
             trigger(train.images[:1])
         generator = torch.Generator().manual_seed(seed)
         labels = train.labels.cpu()
@@ -205,6 +238,7 @@ class Attack:
                     "eligible (their label would change and no other pair has them); lower the rate"
                 )
             pair_of[free[: counts[number]]] = number
+        self._draw_covers(order, pair_of, sum(counts))
         indices = (pair_of >= 0).nonzero().flatten()
         return Poisoned(
             attack=self,
@@ -265,7 +299,19 @@ class Attack:
                 "target: classes of the training set are expected "
                 f"({sorted(set(labels.tolist()))}), got {sorted(absent)} from “{rule}”"
             )
-        return attacked != labels
+        mask: Tensor = rule.eligible(labels) if hasattr(rule, "eligible") else attacked != labels
+        return mask
+
+    def _draw_covers(self, order: Tensor, pair_of: Tensor, poisoned: int) -> None:
+        """Mark the covers in `pair_of` [N], in place, among those whom no pair has."""
+        for number, (_, ratio) in enumerate(self.covers, len(self.pairs)):
+            free, count = order[(pair_of < 0)[order]], round(ratio * poisoned)
+            if len(free) < count:
+                raise ValueError(
+                    f"rate: {ratio:g} covers for each of {poisoned} poisoned images are {count}, "
+                    f"but only {len(free)} images are left; lower the rate"
+                )
+            pair_of[free[:count]] = number
 
     def _relabelled(self, labels: Tensor, pair_of: Tensor) -> Tensor:
         poisoned = labels.clone()
@@ -276,16 +322,15 @@ class Attack:
 
     def to_dict(self) -> dict[str, Any]:
         """Give the name, triggers and label rules as plain JSON data, for a record."""
-        return {
-            "name": self.name,
-            "pairs": [
-                {
-                    "trigger": trigger.to_dict() if hasattr(trigger, "to_dict") else repr(trigger),
-                    "relabelling": repr(rule),
-                }
-                for trigger, rule in self.pairs
-            ],
-        }
+
+        def told(trigger: Trigger) -> Any:
+            return trigger.to_dict() if hasattr(trigger, "to_dict") else repr(trigger)
+
+        pairs = [
+            {"trigger": told(trigger), "relabelling": repr(rule)} for trigger, rule in self.pairs
+        ]
+        covers = [{"trigger": told(trigger), "ratio": ratio} for trigger, ratio in self.covers]
+        return {"name": self.name, "pairs": pairs, **({"covers": covers} if covers else {})}
 
     def __str__(self) -> str:
         pairs = "; ".join(f"{trigger}: {rule}" for trigger, rule in self.pairs)

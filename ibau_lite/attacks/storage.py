@@ -17,8 +17,10 @@ from torch import Tensor
 from ibau_lite.attacks.blend import Blend
 from ibau_lite.attacks.control import Control
 from ibau_lite.attacks.dense import Additive, Overlay
-from ibau_lite.attacks.poisoning import AllToAll, AllToOne, Attack, Relabelling
+from ibau_lite.attacks.poisoning import AllToAll, AllToOne, Attack, CleanLabel, Relabelling
+from ibau_lite.attacks.sinusoid import Sinusoid
 from ibau_lite.attacks.triggers import Patch, Trigger
+from ibau_lite.attacks.warping import Warp
 
 _KEY = "ibau_lite_attack"
 
@@ -27,10 +29,12 @@ TRIGGERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], Trigger]
     "blend": Blend.from_dict,
     "overlay": Overlay.from_dict,
     "additive": Additive.from_dict,
+    "sinusoid": Sinusoid.from_dict,
+    "warp": Warp.from_dict,
 }
 """How a trigger of each kind is read back from its `to_dict` and `tensors`; add your own here."""
 
-RULES: dict[str, type] = {"AllToOne": AllToOne, "AllToAll": AllToAll}
+RULES: dict[str, type] = {rule.__name__: rule for rule in (AllToOne, AllToAll, CleanLabel)}
 """The label rules that can be read back, dataclasses by name; add your own here."""
 
 
@@ -41,12 +45,15 @@ def save(attack: Attack, path: str | os.PathLike[str]) -> None:
     `TRIGGERS` or `RULES`.
     """
     tensors: dict[str, Tensor] = {}
-    pairs = []
-    for number, (trigger, rule) in enumerate(attack.pairs):
-        pairs.append({"trigger": _trigger_data(trigger), "rule": _rule_data(rule)})
+    for number, (trigger, _) in enumerate((*attack.pairs, *attack.covers)):
         parts = trigger.tensors() if hasattr(trigger, "tensors") else {}
         tensors |= {f"{number}.{name}": value.contiguous() for name, value in parts.items()}
-    data = {"name": attack.name, "control": isinstance(attack, Control), "pairs": pairs}
+    data = {
+        "name": attack.name,
+        "control": isinstance(attack, Control),
+        "pairs": [{"trigger": _trigger_data(t), "rule": _rule_data(r)} for t, r in attack.pairs],
+        "covers": [{"trigger": _trigger_data(t), "ratio": ratio} for t, ratio in attack.covers],
+    }
     header = {_KEY: json.dumps(data)}
     content = safetensors.torch.save(tensors, header)
     path = Path(path)
@@ -74,12 +81,16 @@ def load(path: str | os.PathLike[str]) -> Attack:
         raise ValueError(
             f"{path}: a whole file of attacks.save is expected ({error}); write it again"
         ) from error
-    pairs = []
-    for number, pair in enumerate(data["pairs"]):
+    triggers = []
+    for number, entry in enumerate((*data["pairs"], *data["covers"])):
         prefix = f"{number}."
         own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        pairs.append((_trigger(pair["trigger"], own), _rule(pair["rule"])))
-    return (Control if data["control"] else Attack)(data["name"], tuple(pairs))
+        triggers.append(_trigger(entry["trigger"], own))
+    rules = [_rule(pair["rule"]) for pair in data["pairs"]]
+    ratios = [cover["ratio"] for cover in data["covers"]]
+    pairs = tuple(zip(triggers[: len(rules)], rules, strict=True))
+    covers = tuple(zip(triggers[len(rules) :], ratios, strict=True))
+    return (Control if data["control"] else Attack)(data["name"], pairs, covers)
 
 
 def _trigger_data(trigger: Trigger) -> dict[str, Any]:

@@ -260,7 +260,8 @@ def _build(
         for member, seed in tqdm(work, desc="zoo", unit="network"):
             _tell(zoo.record(member, seed, results=results, progress=True))
         return
-    from joblib import Parallel, delayed, parallel_config  # one network at a time needs no pool
+    # Imported here: one network at a time needs no pool.
+    from joblib import Parallel, delayed, parallel_config  # type: ignore[import-untyped]
 
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with parallel_config(backend="loky", inner_max_num_threads=threads):

@@ -1,0 +1,121 @@
+"""An attack that is written and read back is its equal, bit for bit; what is broken is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from ibau_lite import attacks
+from ibau_lite.attacks import (
+    Additive,
+    AllToOne,
+    Attack,
+    Overlay,
+    Patch,
+    Pattern,
+    badnets,
+    badnets_all_to_all,
+    blend,
+    control,
+    sig,
+    wanet,
+)
+
+IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def dense() -> Attack:
+    generator = torch.Generator().manual_seed(1)
+    mask = (torch.rand(1, 16, 16, generator=generator) > 0.8).float()
+    pattern, delta = torch.rand(2, 3, 16, 16, generator=generator)
+    told = json.dumps({"algorithm": "ü", "steps": 3})
+    return Attack(
+        "dense",
+        (
+            (Overlay(Pattern.of(mask), Pattern.of(pattern), told), AllToOne(2)),
+            (Additive(Pattern.of(0.1 * delta), rescale=True, provenance=told), AllToOne(0)),
+            (Patch(((-1, -1), (-2, -3)), ((0.1, 0.2, 0.3), (1 / 3, 0.5, 1.0))), AllToOne(1)),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [badnets(3), badnets_all_to_all(10), blend(1), sig(2), wanet(4, seed=3), dense()],
+    ids=lambda attack: attack.name,
+)
+def test_what_is_read_back_is_equal_and_stamps_the_same_bits(attack: Attack, tmp_path: Path):
+    path = tmp_path / "folder" / "attack.safetensors"
+    attacks.save(attack, path)
+    back = attacks.load(path)
+    assert back == attack and hash(back) == hash(attack)
+    assert back.to_dict() == attack.to_dict()  # the provenance as well, which == leaves out
+    for (one, _), (two, _) in zip(
+        (*attack.pairs, *attack.covers), (*back.pairs, *back.covers), strict=True
+    ):
+        assert torch.equal(one(IMAGES), two(IMAGES))
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_control_stays_a_control(tmp_path: Path):
+    attacks.save(control(badnets(3)), tmp_path / "clean")
+    back = attacks.load(tmp_path / "clean")
+    assert back == control(badnets(3)) and back != Attack("clean", badnets(3).pairs)
+
+
+def tampered(tmp_path: Path, change) -> Path:
+    """A stored `dense` attack whose tensors and description went through `change`."""
+    path = tmp_path / "attack"
+    attacks.save(dense(), path)
+    tensors = safetensors.torch.load_file(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        data = json.loads(file.metadata()["ibau_lite_attack"])
+    change(tensors, data)
+    safetensors.torch.save_file(tensors, path, {"ibau_lite_attack": json.dumps(data)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t, d: t["1.delta"].mul_(2), "the numbers with digest"),
+        (lambda t, d: t.pop("0.mask"), "mask: its numbers are expected"),
+        (lambda t, d: d["pairs"][0]["trigger"].update(kind="bell"), "got 'bell'"),
+        (lambda t, d: d["pairs"][0]["rule"].update(kind="AllToNone"), "got 'AllToNone'"),
+        (lambda t, d: d["pairs"][0]["rule"].update(target=-1), "a class number"),
+    ],
+)
+def test_files_that_were_changed_are_refused(change, says, tmp_path: Path):
+    with pytest.raises(ValueError, match=says):
+        attacks.load(tampered(tmp_path, change))
+
+
+def test_truncated_and_foreign_files_are_refused(tmp_path: Path):
+    path = tmp_path / "attack"
+    attacks.save(dense(), path)
+    path.write_bytes(path.read_bytes()[:-5])
+    foreign = tmp_path / "weights"
+    safetensors.torch.save_file({"w": torch.zeros(2)}, foreign)
+    for broken in (path, foreign):
+        with pytest.raises(ValueError, match=r"a whole file of attacks\.save"):
+            attacks.load(broken)
+
+
+def test_what_cannot_be_read_back_is_not_written(tmp_path: Path):
+    def identity(images):
+        return images
+
+    class Mine(AllToOne):
+        pass
+
+    for attack in (
+        Attack("mine", ((identity, AllToOne(0)),)),
+        Attack("mine", ((Patch.square(2), Mine(0)),)),
+    ):
+        with pytest.raises(TypeError, match="cannot be saved"):
+            attacks.save(attack, tmp_path / "attack")
+    assert not list(tmp_path.iterdir())
