@@ -13,16 +13,19 @@ if TYPE_CHECKING:
     from ibau_lite.plots.rates import bars, curves
     from ibau_lite.plots.rounds import delta_and_trigger, per_round, terms
     from ibau_lite.plots.seeds import per_row
+    from ibau_lite.plots.triggers import gallery, spectrum
 
 # Figure -> the file that draws it.
 _HOME = {
     "bars": "rates",
     "curves": "rates",
     "delta_and_trigger": "rounds",
+    "gallery": "triggers",
     "image_grid": "images",
     "per_round": "rounds",
     "per_row": "seeds",
     "readings": "images",
+    "spectrum": "triggers",
     "stamping": "images",
     "terms": "rounds",
 }
@@ -31,10 +34,12 @@ __all__ = [
     "bars",
     "curves",
     "delta_and_trigger",
+    "gallery",
     "image_grid",
     "per_round",
     "per_row",
     "readings",
+    "spectrum",
     "stamping",
     "terms",
 ]
