@@ -122,17 +122,26 @@ def tangent_spectrum(
               \lambda = \langle \nabla_1 H, \delta \rangle / \|\delta\|^2 .
 
     The smallest eigenvalue is μ_S: where it is positive and λ > 0, δ is near a strict maximum on
-    the ball. Lanczos starts at a random tangent vector and stays among them. Raises as `lanczos`,
-    and `ValueError` for δ = 0.
+    the ball. Lanczos starts at a random tangent vector b; the normal, which only rounding can
+    bring in, is given the eigenvalue ⟨b, Mb⟩/⟨b, b⟩, which hides among those of M. Raises as
+    `lanczos`, and `ValueError` for δ = 0.
     """
     system = ImplicitSystem(inner, delta, theta, constraint=Sphere())
+    project = system.tangent.project
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(delta.shape, generator=generator, dtype=torch.float64).to(delta)
+    start = project(project(start))
+    between = (start * system.matvec(start)).sum() / (start * start).sum()
+
+    def product(v: Tensor) -> Tensor:
+        v = v.reshape(delta.shape)
+        return (system.matvec(v) + between * (v - project(v))).reshape(-1)
+
     ritz = lanczos(
-        lambda v: system.matvec(v.reshape(delta.shape)).reshape(-1),
+        product,
         delta.numel(),
         min(steps, delta.numel() - 1),
-        start=system.tangent.project(start).reshape(-1),
+        start=start.reshape(-1),
         dtype=delta.dtype,
         device=delta.device,
     )
