@@ -1,0 +1,152 @@
+"""Figures of generalisation: bounds term by term, laws on logarithmic axes, gaps of many draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from ibau_lite.plots.style import INK, SERIES, blank, plain
+
+__all__ = ["bound_terms", "gaps", "laws", "orders"]
+
+_TERMS = ("empirical", "complexity", "confidence")
+
+
+def bound_terms(
+    panels: Mapping[str, Sequence[Mapping[str, Any]]], over: str, *, xlabel: str
+) -> Figure:
+    """Stack the three terms of a bound for each row, beside what was measured; one panel a name.
+
+    A row holds `empirical`, `complexity`, `confidence`, the measured `left`, and its setting under
+    the key `over`. Above the dotted line at 1 a bound is empty. Raises `ValueError` for no rows.
+    """
+    if not panels or not all(panels.values()):
+        raise ValueError("panels: at least one row for each is expected, got none")
+    figure, [axes] = blank(1, len(panels), 0.5 + 3.9 * len(panels), 3.4)
+    for place, (title, rows) in zip(axes, panels.items(), strict=True):
+        plain(place)
+        bottom = [0.0] * len(rows)
+        for number, term in enumerate(_TERMS):
+            colour, hatch, _ = SERIES[number]
+            heights = [row[term] for row in rows]
+            place.bar(
+                range(len(rows)), heights, 0.62, bottom, label=term, color=colour, hatch=hatch,
+                edgecolor="white", linewidth=0,
+            )  # fmt: skip
+            bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+        left = [row["left"] for row in rows]
+        place.plot(
+            range(len(rows)), left, "D", color=INK, markersize=6, markeredgecolor="white",
+            label="measured",
+        )  # fmt: skip
+        place.axhline(1, color=INK, linestyle=":", linewidth=1.2)
+        place.set_xticks(range(len(rows)), [f"{row[over]:g}" for row in rows])
+        place.set_xlabel(xlabel, color=INK)
+        place.set_title(title, fontsize=10, color=INK)
+    top = max(1.0, *(sum(row[term] for term in _TERMS) for rows in panels.values() for row in rows))
+    for place in axes:
+        place.set_ylim(-0.04 * top, 1.05 * top)  # one scale, and room for a measurement of zero
+    axes[0].set_ylabel("probability of an error, and its bound", color=INK)
+    _legend(axes[0])
+    return figure
+
+
+def laws(
+    x: Sequence[float],
+    series: Mapping[str, Sequence[float]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    slope: float | None = None,
+) -> Figure:
+    """Curves of positive numbers on two logarithmic axes, where a power law is a straight line.
+
+    With `slope` a dotted line of that slope starts at the first point of the first series. Raises
+    `ValueError` for a series of another length or a number that is not positive.
+    """
+    for name, values in series.items():
+        if len(values) != len(x) or not all(value > 0 for value in values):
+            raise ValueError(f"series[{name!r}]: {len(x)} positive numbers are expected")
+    figure, [[place]] = blank(1, 1, 5.4, 3.4)
+    plain(place, grid="both")
+    for number, (name, values) in enumerate(series.items()):
+        colour, _, marker = SERIES[number % len(SERIES)]
+        dash = "-" if number % 2 == 0 else "--"
+        place.plot(x, values, dash, marker=marker, color=colour, label=name)
+    if slope is not None:
+        first = next(iter(series.values()))[0]
+        line = [first * (value / x[0]) ** slope for value in x]
+        place.plot(x, line, ":", color=INK, linewidth=1.2, label=f"slope {slope:g}")
+    place.set(xscale="log", yscale="log")
+    _readable(place.xaxis, max(x) / min(x))
+    all_values = [value for values in series.values() for value in values]
+    _readable(place.yaxis, max(all_values) / min(all_values))
+    place.set_xlabel(xlabel, color=INK)
+    place.set_ylabel(ylabel, color=INK)
+    _legend(place)
+    return figure
+
+
+def gaps(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Each draw's gap, population minus sample, in order, below the gap that its bound allows.
+
+    A row holds `left`, `sample_error` and `total`. A circle above its square would be a failure of
+    the theorem, a circle above zero is one of a bound without penalty. Raises `ValueError` for no
+    rows.
+    """
+    if not rows:
+        raise ValueError("rows: at least one draw is expected, got none")
+    pairs = sorted((r["left"] - r["sample_error"], r["total"] - r["sample_error"]) for r in rows)
+    measured, allowed = zip(*pairs, strict=True)
+    figure, [[place]] = blank(1, 1, 5.4, 3.4)
+    plain(place)
+    for number, (name, values) in enumerate((("measured gap", measured), ("allowed gap", allowed))):
+        colour, _, marker = SERIES[number]
+        place.plot(values, marker, color=colour, markersize=4, label=name)
+    place.axhline(0, color=INK, linewidth=1.0)
+    place.set_xlabel("samples, in order of their gap", color=INK)
+    place.set_ylabel("error: population − sample", color=INK)
+    _legend(place)
+    return figure
+
+
+def orders(
+    groups: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: str, ylabel: str
+) -> Figure:
+    """Points (x, y), a marker and a colour for each group, x on a logarithmic axis.
+
+    Raises `ValueError` for no points, or an x that is not positive and finite.
+    """
+    points = [point for group in groups.values() for point in group]
+    if not points or not all(0 < x < math.inf for x, _ in points):
+        raise ValueError("groups: points with a positive finite x are expected")
+    figure, [[place]] = blank(1, 1, 5.4, 3.6)
+    plain(place, grid="both")
+    for number, (name, group) in enumerate(groups.items()):
+        colour, _, marker = SERIES[number % len(SERIES)]
+        x, y = zip(*group, strict=True)
+        place.plot(x, y, marker, color=colour, label=name, markersize=7, alpha=0.9)
+    place.set_xscale("log")
+    _readable(place.xaxis, max(x for x, _ in points) / min(x for x, _ in points))
+    place.set_xlabel(xlabel, color=INK)
+    place.set_ylabel(ylabel, color=INK)
+    _legend(place)
+    return figure
+
+
+def _readable(axis: Axis, span: float) -> None:
+    """Plain numbers at 1, 2 and 5 of a short logarithmic axis; powers of ten on a long one."""
+    if span < 500:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.06), ncols=2, frameon=False, fontsize=9)
