@@ -40,9 +40,11 @@ def errors_and_bounds(
         plain(place)
         place.set_yscale("log")
         place.set_xlabel("T, steps of the inner ascent", color=INK)
-        place.set_title(title, fontsize=10, color=INK)
-    axes[0].set_ylabel("error of the hypergradient", color=INK)
-    axes[-1].legend(frameon=False, fontsize=8, title="solid: measured\ndashed: bound")
+        place.set_title(title, fontsize=10, color=INK, pad=20)
+        place.legend(
+            frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1)
+        )
+    axes[0].set_ylabel("error (solid) and bound (dashed)", color=INK)
     return figure
 
 
