@@ -50,7 +50,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
             "one pass (published)": OnePass(10.0),
             "1 step": Ascent(1),
             "3 steps": Ascent(3),
-            "30 steps": Ascent(30),
+            "24 steps": Ascent(24),
             "4 starts": Ascent(8, starts=4),
         }.items()
         for count in (0, 5)

@@ -13,9 +13,10 @@ from ibau_lite.experiments.first_run import PROFILES, Row, cells, experiments
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_has_the_same_rows_cheap_ones_first(profile: str) -> None:
+    patient = ["naive, 24 inner steps", "I-BAU, 24 inner steps"] if profile != "smoke" else []
     for experiment in experiments(profile):
         labels = [row.label for row in experiment.rows]
-        assert labels == ["fine-tuning", "naive", "I-BAU", "I-BAU released"]
+        assert labels == ["fine-tuning", "naive", "I-BAU", "I-BAU released", *patient]
         assert all(row.defense in REGISTRY for row in experiment.rows)
         assert [describe(row.config)["kind"] for row in experiment.rows]
 
@@ -30,10 +31,13 @@ def test_photographs_of_things_are_mirrored_and_signs_are_not(profile: str) -> N
     assert len(cifar10.seeds) == len(gtsrb.seeds) == 3
 
 
-def test_the_naive_row_is_i_bau_in_everything_but_its_name() -> None:
+def test_the_naive_rows_are_i_bau_in_everything_but_their_names() -> None:
     for experiment in experiments("cpu"):
-        _, naive, ibau, _ = experiment.rows
-        assert naive.config == ibau.config
+        by_label = {row.label: row for row in experiment.rows}
+        for suffix, steps in (("", 8), (", 24 inner steps", 24)):
+            naive, ibau = by_label[f"naive{suffix}"], by_label[f"I-BAU{suffix}"]
+            assert naive.config == ibau.config and naive.defense != ibau.defense
+            assert ibau.config.inner.steps == steps
 
 
 def test_an_unknown_profile_is_refused() -> None:
