@@ -48,7 +48,7 @@ class Jet:
         own = self.a[0].square() + (0 if bias is None else 1)
         t0, t1, t2 = self.t
         return Jet(
-            (a0, *higher),  # type: ignore[arg-type]
+            (a0, *higher),
             (
                 ((norm * t0).square() + own).sqrt(),
                 ((norm * t1).square() + self.a[1].square()).sqrt(),

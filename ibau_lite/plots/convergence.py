@@ -71,7 +71,7 @@ def lines(
                 raise ValueError(f"{name}: {len(x)} values of x and {len(y)} of y")
             colour, _, marker = SERIES[number % len(SERIES)]
             style = {"linestyle": "--"} if name in dashed else {"marker": marker, "markersize": 4}
-            place.plot(x, y, color=colour, label=name, **style)  # type: ignore[arg-type]
+            place.plot(x, y, color=colour, label=name, **style)
         plain(place)
         place.set_xscale(xscale)
         place.set_yscale(yscale)

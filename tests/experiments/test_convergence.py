@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -95,6 +96,31 @@ def test_digits_are_under_the_certified_bound(digits, same):
     assert {row["kind"] for row in rows} == {"certified"}
     assert all(row["error"] <= row["bound"] for row in rows)
     assert min(row["ratio"] for row in rows) > 10  # what certainty costs here
+
+
+def test_any_network_matrix_free_agrees_with_the_dense_way(digits):
+    network, part = digits
+    ours = cv.network_problem(network, part[:50], penalty=4.0, points=3, lanczos_steps=30)
+    dense = cv.digits_problem(network, part[:50], penalty=4.0, certified=False)
+    torch.testing.assert_close(ours.solution, dense.solution, rtol=1e-8, atol=1e-12)
+    assert vars(ours.constants(ours.start)) == pytest.approx(vars(dense.constants(dense.start)))
+    with pytest.raises(ValueError, match="use a larger penalty"):
+        cv.network_problem(network, part[:50], penalty=0.2, iterations=20)
+
+
+def test_the_command_prints_constants_and_errors(tmp_path, monkeypatch, capsys, digits):
+    network, part = digits
+    experiment = SimpleNamespace(
+        data="tiny",
+        load=lambda: SimpleNamespace(clean=part),
+        victim=lambda dataset, progress: SimpleNamespace(model=network),
+    )
+    monkeypatch.setattr(cv, "experiments", lambda profile: (experiment,))
+    assert cv.main(["--penalty", "4", "--images", "10"]) == 0
+    printed = capsys.readouterr().out
+    assert "mu_H" in printed and printed.count("second-order law") == 4
+    with pytest.raises(SystemExit):
+        cv.main(["--data", "none"])
 
 
 def test_the_truth_about_the_digits_is_the_derivative_of_psi(digits):
