@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -140,8 +140,8 @@ def chain(model: nn.Module, shape: tuple[int, ...]) -> tuple[Stage, ...]:
             z = module(z)
             if stages:
                 last = stages[-1]
-                after = (*last.after, module)
-                stages[-1] = Stage(last.name, last.affine, after, last.lipschitz * constant)
+                after: tuple[Callable[[Tensor], Tensor], ...] = (*last.after, module)
+                stages[-1] = replace(last, after=after, lipschitz=last.lipschitz * constant)
             elif not isinstance(module, (nn.Flatten, nn.Identity, nn.Dropout)):
                 raise TypeError(f"{name}: an affine layer is expected before the first activation")
     if not stages:

@@ -30,6 +30,7 @@ __all__ = [
     "choose_margin",
     "complexity",
     "constants",
+    "measured_from",
     "rounded",
 ]
 
@@ -89,37 +90,53 @@ def constants(
     `ValueError` for a reference of other layers.
     """
     stages = chain(model, shape)
-    others = None if reference is None else chain(reference, shape)
-    if others is not None and [_sizes(s) for s in stages] != [_sizes(s) for s in others]:
-        raise ValueError("reference: a network with the same layers is expected")
     z = torch.full((1, *shape), anchor) if isinstance(anchor, float) else anchor.reshape(1, *shape)
     z = z.double()
     length = float(torch.linalg.vector_norm(z))
     layers = []
     with torch.no_grad():
-        for number, stage in enumerate(stages):
+        for stage in stages:
             # A model that flattens first has no stage for that.
             z = z.flatten(1) if stage.affine.weight.ndim == 2 else z
             z = stage(z)
-            layers.append(_layer(stage, None if others is None else others[number], z))
-    return Constants(tuple(layers), length, math.prod(shape))
+            layers.append(_layer(stage, z))
+    found = Constants(tuple(layers), length, math.prod(shape))
+    return found if reference is None else measured_from(found, model, reference, shape)
 
 
-def _layer(stage: Stage, other: Stage | None, output: Tensor) -> Layer:
+def measured_from(
+    found: Constants, model: nn.Module, reference: nn.Module, shape: tuple[int, ...]
+) -> Constants:
+    """The constants `found` of `model`, its distances b_i and b'_i measured from `reference`.
+
+    All else, the norms above all, is kept. Raises `ValueError` for a reference of other layers.
+    """
+    stages, others = chain(model, shape), chain(reference, shape)
+    if [_sizes(stage) for stage in stages] != [_sizes(other) for other in others]:
+        raise ValueError("reference: a network with the same layers is expected")
+    layers = []
+    for layer, stage, other in zip(found.layers, stages, others, strict=True):
+        weight = stage.affine.weight - other.affine.weight
+        bias = stage.affine.bias - other.affine.bias
+        b, b_prime = _distances(stage, weight, bias)
+        layers.append(replace(layer, distance=b, bias_distance=b_prime))
+    return replace(found, layers=tuple(layers))
+
+
+def _layer(stage: Stage, output: Tensor) -> Layer:
     affine = stage.affine
-    weight, bias = affine.weight, affine.bias
-    if other is not None:
-        weight, bias = weight - other.affine.weight, bias - other.affine.bias
+    length = float(torch.linalg.vector_norm(output))
+    distances = _distances(stage, affine.weight, affine.bias)
+    sizes = affine.weight.numel(), affine.bias.numel()
+    return Layer(stage.name, affine.norm(), stage.lipschitz, *distances, length, *sizes)
+
+
+def _distances(stage: Stage, weight: Tensor, bias: Tensor) -> tuple[float, float]:
+    """√κ Σ_o ‖w_o‖₂ and √q Σ_o |b_o| of a difference of weights and of biases."""
     by_unit = torch.linalg.vector_norm(weight.flatten(1), dim=1).sum()
-    return Layer(
-        stage.name,
-        affine.norm(),
-        stage.lipschitz,
-        math.sqrt(affine.reuse) * float(by_unit),
-        math.sqrt(affine.positions) * float(bias.abs().sum()),
-        float(torch.linalg.vector_norm(output)),
-        weight.numel(),
-        bias.numel(),
+    return (
+        math.sqrt(stage.affine.reuse) * float(by_unit),
+        math.sqrt(stage.affine.positions) * float(bias.abs().sum()),
     )
 
 

@@ -98,7 +98,7 @@ def _largest_ritz(
 ) -> float:
     """√ of the largest Ritz value of WᵀW."""
     point = torch.zeros(shape, dtype=torch.float64)
-    _, pull = torch.func.vjp(forward, point)
+    _, pull = torch.func.vjp(forward, point)  # type: ignore[misc]
 
     def matvec(v: Tensor) -> Tensor:
         return pull(forward(v.view(shape)))[0].flatten()

@@ -72,7 +72,7 @@ class Overlay:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Overlay:
         """Read back what `to_dict` and `tensors` gave; raises `ValueError` if they do not agree."""
-        mask, pattern = (_read_back(name, data, tensors) for name in ("mask", "pattern"))
+        mask, pattern = (Pattern.read_back(name, data, tensors) for name in ("mask", "pattern"))
         return cls(mask, pattern, json.dumps(data["provenance"]))
 
 
@@ -131,7 +131,7 @@ class Additive:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Additive:
         """Read back what `to_dict` and `tensors` gave; raises `ValueError` if they do not agree."""
-        delta = _read_back("delta", data, tensors)
+        delta = Pattern.read_back("delta", data, tensors)
         return cls(delta, bool(data["rescale"]), json.dumps(data["provenance"]))
 
 
@@ -148,15 +148,3 @@ def _told(provenance: str) -> dict[str, Any]:
 def _by(provenance: str) -> str:
     algorithm = _told(provenance).get("algorithm")
     return f", computed by {algorithm}" if algorithm else ""
-
-
-def _read_back(name: str, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Pattern:
-    if name not in tensors:
-        raise ValueError(f"{name}: its numbers are expected beside the description, got none")
-    pattern = Pattern.of(tensors[name])
-    if pattern.to_dict() != data[name]:
-        raise ValueError(
-            f"{name}: the numbers with digest {data[name]} are expected, got {pattern.to_dict()}; "
-            "the file was changed or mixed up"
-        )
-    return pattern

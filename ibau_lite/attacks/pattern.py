@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -45,6 +46,24 @@ class Pattern:
         content = values.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
         channels, height, width = values.shape
         return cls((channels, height, width), content)
+
+    @classmethod
+    def read_back(
+        cls, name: str, data: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> Pattern:
+        """Freeze `tensors[name]` and hold it against `data[name]`, its `to_dict`.
+
+        Raises `ValueError` if the numbers are missing or are not the ones that were described.
+        """
+        if name not in tensors:
+            raise ValueError(f"{name}: its numbers are expected beside the description, got none")
+        pattern = cls.of(tensors[name])
+        if pattern.to_dict() != data[name]:
+            raise ValueError(
+                f"{name}: the numbers with digest {data[name]} are expected, got "
+                f"{pattern.to_dict()}; the file was changed or mixed up"
+            )
+        return pattern
 
     def tensor(self) -> Tensor:
         """The numbers as a new float32 tensor [C, H, W]."""

@@ -170,16 +170,15 @@ class Inversion:
             path.append(sizes)
             adam.step()
         found = torch.isfinite(best.sizes)
-        masks, patterns = best.masks, best.patterns
         success = [
-            _success(frozen, images, labels, masks[g], patterns[g], goals[g], self.chunk)
+            _success(frozen, images, labels, best.masks[g], best.patterns[g], goals[g], self.chunk)
             for g in groups
         ]
         area = float(images.shape[2] * images.shape[3])
         return Inverted(
             classes,
-            masks,
-            patterns,
+            best.masks,
+            best.patterns,
             torch.where(found, best.sizes, area),
             found,
             torch.cat(success),

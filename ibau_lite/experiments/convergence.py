@@ -39,16 +39,16 @@ from ibau_lite.hypergrad import (
 from ibau_lite.minimax import Ascent, Ball, Risk
 from ibau_lite.models import mlp
 from ibau_lite.solvers import Solution, conjugate_gradient, fixed_point, minres
-from ibau_lite.theory.certified import certified_constants  # type: ignore[import-not-found]
-from ibau_lite.theory.convergence import (  # type: ignore[import-not-found]
+from ibau_lite.theory.certified import certified_constants
+from ibau_lite.theory.convergence import (
     Constants,
     ascent_factor,
     damped,
     optimal_step,
     solver_factor,
 )
-from ibau_lite.theory.quadratic import quadratic  # type: ignore[import-not-found]
-from ibau_lite.theory.sampled import sampled_constants  # type: ignore[import-not-found]
+from ibau_lite.theory.quadratic import quadratic
+from ibau_lite.theory.sampled import sampled_constants
 from ibau_lite.training import Recipe, fit
 
 __all__ = [

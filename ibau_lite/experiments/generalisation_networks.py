@@ -25,12 +25,13 @@ from ibau_lite.experiments.records import append, provenance, read
 from ibau_lite.metrics import evaluate
 from ibau_lite.minimax import Ascent, Ball, Risk
 from ibau_lite.models import mlp
-from ibau_lite.theory.generalisation_networks import (  # type: ignore[import-not-found]
+from ibau_lite.theory.generalisation_networks import (
     Capacity,
     capacity,
     constants,
+    measured_from,
 )
-from ibau_lite.theory.margins import margin_error, margins  # type: ignore[import-not-found]
+from ibau_lite.theory.margins import margin_error, margins
 from ibau_lite.training import Recipe, fit
 
 __all__ = [
@@ -160,7 +161,7 @@ class Setting:
     decay: float = 1e-3
     noise: float = 0.0
     n: int = 800
-    epochs: int = 60
+    epochs: int = 30
     seed: int = 0
 
 
@@ -196,7 +197,7 @@ def train(setting: Setting, train_part: Labelled) -> tuple[nn.Module, nn.Module,
 
 
 def zoo(
-    settings: Sequence[Setting] = ZOO, *, radius: float = 0.1, restarts: int = 3
+    settings: Sequence[Setting] = ZOO, *, radius: float = 0.1, restarts: int = 2
 ) -> Iterator[dict[str, Any]]:
     """Train each network; yield its setting, both sides, and the factors of its bound.
 
@@ -207,8 +208,9 @@ def zoo(
     for setting in settings:
         model, start, sample = train(setting, train_part)
         unseen = noisy(held_out, setting.noise, setting.seed + 1)
-        moved = constants(model, (1, 8, 8), reference=start)
-        from_zero = capacity(constants(model, (1, 8, 8)), chi, radius)
+        found = constants(model, (1, 8, 8))
+        moved = measured_from(found, model, start, (1, 8, 8))
+        from_zero = capacity(found, chi, radius)
         a = capacity(moved, chi, radius)
         row = both_sides(model, sample, unseen, radius, a, restarts=restarts)
         yield {
@@ -249,9 +251,9 @@ def before_and_after(
             model = ibau(victim, dataset.clean, config=unlearning).model
         report = evaluate(model, dataset.test, experiment.attack)
         own, original = model.cpu(), victim.cpu()
-        here = constants(own, shape, reference=original)
-        a = capacity(here, chi, radius)
-        from_zero = capacity(constants(own, shape), chi, radius)
+        found = constants(own, shape)
+        here = measured_from(found, own, original, shape)
+        a, from_zero = capacity(here, chi, radius), capacity(found, chi, radius)
         row = both_sides(own, dataset.clean, dataset.test, radius, a, **search)
         yield {
             "network": name,

@@ -66,7 +66,7 @@ def markdown(lines: Sequence[Line], *, talk: bool = True) -> str:
 
 
 def side_by_side(records: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table with one line a row of the experiment and ACC, ASR and CPU seconds a data set.
+    """A Markdown table with one line a row, with ACC, ASR and CPU seconds for each data set.
 
     Mean ± sample deviation over seeds; where a row has another number of seeds than the first one,
     the number stands behind it.

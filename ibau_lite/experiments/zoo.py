@@ -261,7 +261,7 @@ def _build(
             _tell(zoo.record(member, seed, results=results, progress=True))
         return
     # Imported here: one network at a time needs no pool.
-    from joblib import Parallel, delayed, parallel_config  # type: ignore[import-untyped]
+    from joblib import Parallel, delayed, parallel_config
 
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with parallel_config(backend="loky", inner_max_num_threads=threads):

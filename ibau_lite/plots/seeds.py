@@ -42,7 +42,7 @@ def per_row(
                     linestyle="", label=name if row == next(iter(values)) else None,
                 )  # fmt: skip
                 place.plot([mean] * 2, [height - 0.13, height + 0.13], color=colour, linewidth=2)
-            if reference in values:
+            if reference is not None and reference in values:
                 centre = sum(values[reference]) / len(values[reference])
                 place.axvline(centre, color=colour, linestyle=":", linewidth=1)
         place.set_ylim(len(rows) - 0.5, -0.5)

@@ -95,7 +95,7 @@ def test_the_worst_delta_found_keeps_to_the_ball_and_only_adds_errors() -> None:
 
 def test_the_steepest_gradient_of_a_linear_network_is_its_norm() -> None:
     model = models.mlp(4, (), 3).eval()
-    wanted = float(torch.linalg.matrix_norm(model[1].weight, ord=2))
+    wanted = float(torch.linalg.matrix_norm(model[1].weight.detach(), ord=2))
     assert networks.steepest(model, blobs().images) == pytest.approx(wanted, rel=1e-5)
 
 

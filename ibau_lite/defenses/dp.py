@@ -1,0 +1,266 @@
+r"""DP: train anew on the poisoned images, so privately that no few of them decide anything.
+
+DP-SGD clips the gradient of each image to norm C and adds noise,
+
+.. math:: \theta \leftarrow \theta - \frac{\eta}{B} \Big( \sum_{i \in \text{batch}}
+          \frac{g_i}{\max(1, \|g_i\|_2 / C)} + \mathcal N(0, \sigma^2 C^2 I) \Big),
+
+which makes the network (ε, δ)-differentially private: one image more or less hardly changes what
+comes out. A backdoor is many images, so the promise speaks of it only in part.
+Source: Abadi et al., *Deep Learning with Differential Privacy*, CCS 2016; as a defence, Du, Jia,
+Song, *Robust Anomaly Detection and Backdoor Attack Detection via Differential Privacy*, ICLR 2020.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ibau_lite.data import Labelled
+from ibau_lite.defenses.protocol import (
+    Defended,
+    Evaluator,
+    check_finite,
+    clean_on_device,
+    configured,
+    private_copy,
+)
+from ibau_lite.training import augment
+
+__all__ = ["DPConfig", "dp", "with_group_norm"]
+
+
+@dataclass(frozen=True)
+class DPConfig:
+    """Settings of `dp`: DP-SGD with a constant step and momentum.
+
+    `noise` is σ and `clip` C; `delta` the δ at which ε is reported. `batch_size` is the expected
+    size of a batch: each image takes part with probability batch_size / N, as the accounting asks.
+    `private=False` trains the same network from the same weights without clipping or noise
+    (ε = ∞), the row that says what the change of architecture costs.
+    """
+
+    epochs: int = 20
+    batch_size: int = 256
+    lr: float = 0.5
+    momentum: float = 0.9
+    noise: float = 1.0
+    clip: float = 1.0
+    delta: float = 1e-5
+    private: bool = True
+    flip: bool = False
+    shift: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or not self.lr > 0:
+            raise ValueError(f"epochs, batch_size and lr must be positive, got {self}")
+        if self.shift < 0:
+            raise ValueError(f"shift is a number of pixels >= 0, got {self.shift}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+        if not (self.noise > 0 and self.clip > 0) or not 0 < self.delta < 1:
+            raise ValueError(
+                "noise and clip above 0 and delta in (0, 1) are expected, "
+                f"got {self.noise}, {self.clip}, {self.delta}; for none of it private=False"
+            )
+
+
+def dp(
+    model: nn.Module,
+    clean: Labelled,
+    *,
+    train: Labelled | None = None,
+    config: DPConfig | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    evaluator: Evaluator | None = None,
+) -> Defended:
+    """Train the architecture of `model` from scratch on `train`, the poisoned set, by DP-SGD.
+
+    Nothing of the weights is kept, and the clean images are looked at only at the door: this is
+    what a defender can do who trains herself. Batch normalisation, which mixes images, becomes
+    group normalisation. `functools.partial(dp, train=…)` meets the protocol of a defence. The
+    history has one row a pass: loss, and epsilon so far; `details`: epsilon and delta.
+
+    Raises as `ibau` does, `ValueError` if `train` is missing or does not fit, and `ImportError`
+    without Opacus (the extra `dp`), unless `config.private` is false.
+    """
+    config = configured(config, DPConfig)
+    model = private_copy(model)
+    clean = clean_on_device(model, clean, shift=config.shift)
+    if train is None:
+        raise ValueError(
+            "dp trains from scratch and needs the (poisoned) training set: "
+            "dp(model, clean, train=Labelled(poisoned.images, poisoned.labels))"
+        )
+    untrained = with_group_norm(model, seed)
+    train = _checked(train, clean, untrained)
+    fresh = copy.deepcopy(untrained)
+    device = clean.images.device
+    generator = torch.Generator().manual_seed(seed)
+    rate = min(1.0, config.batch_size / len(train))
+    descend, spent = _optimiser(fresh, config, rate, len(train), seed)
+    history: list[dict[str, Any]] = []
+    seconds = 0.0
+    for epoch in tqdm(range(config.epochs), disable=not progress, desc="DP-SGD"):
+        started, losses = time.perf_counter(), []
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed + epoch)  # dropout
+            for index in _poisson(len(train), rate, generator):
+                index = index.to(device)
+                images = augment(
+                    train.images[index], generator, flip=config.flip, shift=config.shift
+                )
+                losses.append(descend(images, train.labels[index]))
+        seconds += time.perf_counter() - started
+        loss = float(torch.stack(losses).nanmean())  # an empty batch has none
+        history.append({"round": epoch + 1, "loss": loss, "epsilon": spent()})
+        check_finite(fresh, f"epoch {epoch + 1}", "lower lr")
+        if evaluator is not None:
+            history[-1].update(evaluator(_plain(fresh, untrained)))
+    details = {"epsilon": history[-1]["epsilon"], "delta": config.delta}
+    return Defended(_plain(fresh, untrained), seconds, history, details)
+
+
+def with_group_norm(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A copy of the architecture with new weights and no normalisation over images.
+
+    `BatchNorm2d(C)` becomes `GroupNorm(g, C)`, g the largest divisor of C up to 8 that leaves a
+    group four channels (a choice of ours). Weights are drawn from `seed` by each module's own
+    `reset_parameters`; all of them are trainable. Raises `ValueError` for another layer that mixes
+    images.
+    """
+    fresh = copy.deepcopy(model)
+    for name, module in list(fresh.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            parent, _, leaf = name.rpartition(".")
+            channels = module.num_features
+            groups = max(g for g in range(1, 9) if channels % g == 0 and 4 * g <= max(4, channels))
+            like = module.weight if module.affine else next(fresh.parameters())
+            norm = nn.GroupNorm(groups, channels, device=like.device, dtype=like.dtype)
+            setattr(fresh.get_submodule(parent), leaf, norm)
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(f"{name} is a {type(module).__name__}: only BatchNorm2d is replaced")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        for module in fresh.modules():
+            if hasattr(module, "reset_parameters"):
+                _reset_on_cpu(module)
+    return fresh.requires_grad_(True).eval()
+
+
+def _reset_on_cpu(module: nn.Module) -> None:
+    """Draw on the CPU whatever the device, so that the same seed gives the same weights."""
+    home = next((p.device for p in module.parameters(recurse=False)), torch.device("cpu"))
+    module.to("cpu").reset_parameters()  # type: ignore[operator]
+    module.to(home)
+
+
+def _checked(train: Labelled, clean: Labelled, model: nn.Module) -> Labelled:
+    if not isinstance(train, Labelled):
+        raise TypeError(f"train must be a Labelled(images, labels), got {type(train).__name__}")
+    if len(train) == 0 or train.images.shape[1:] != clean.images.shape[1:]:
+        raise ValueError(
+            f"train: images of the shape {list(clean.images.shape[1:])} are expected, "
+            f"got {list(train.images.shape)}"
+        )
+    train = train.to(clean.images.device)
+    dtype = next(model.parameters()).dtype
+    with torch.inference_mode():
+        classes = model(train.images[:1].to(dtype)).shape[1]
+    if int(train.labels.max()) >= classes:
+        raise ValueError(
+            f"train has the label {int(train.labels.max())}, but the model has {classes} outputs"
+        )
+    return train
+
+
+def _poisson(count: int, rate: float, generator: torch.Generator) -> Iterator[Tensor]:
+    """The batches of one pass: each holds each image with probability `rate`; it may be empty."""
+    for _ in range(round(1 / rate)):
+        yield (torch.rand(count, generator=generator) < rate).nonzero().flatten()
+
+
+def _optimiser(
+    model: nn.Module, config: DPConfig, rate: float, count: int, seed: int
+) -> tuple[Callable[[Tensor, Tensor], Tensor], Callable[[], float]]:
+    """`(descend, spent)`: a step on a batch that returns its loss, and the ε spent so far."""
+    sgd = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum)
+    dtype, expected = next(model.parameters()).dtype, max(1, round(rate * count))
+    if not config.private:
+
+        def plainly(images: Tensor, labels: Tensor) -> Tensor:
+            if not len(images):
+                return torch.tensor(math.nan)
+            sgd.zero_grad(set_to_none=True)
+            model.train()
+            loss = F.cross_entropy(model(images.to(dtype)), labels)
+            loss.backward()
+            sgd.step()
+            model.eval()
+            return loss.detach().cpu()
+
+        return plainly, lambda: math.inf
+
+    opacus = _opacus()
+    wrapped = opacus.GradSampleModule(model)
+    noise = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    private = opacus.optimizers.DPOptimizer(
+        sgd,
+        noise_multiplier=config.noise,
+        max_grad_norm=config.clip,
+        expected_batch_size=expected,
+        generator=noise,
+    )
+    accountant = opacus.accountants.RDPAccountant()
+
+    def privately(images: Tensor, labels: Tensor) -> Tensor:
+        private.zero_grad(set_to_none=True)
+        wrapped.train()
+        loss = torch.tensor(math.nan)
+        if len(images):
+            loss = F.cross_entropy(wrapped(images.to(dtype)), labels)
+            with warnings.catch_warnings():  # images need no gradient, and that is all it says
+                warnings.filterwarnings("ignore", message="Full backward hook is firing")
+                loss.backward()
+        else:  # the noise is added all the same
+            for parameter in model.parameters():
+                none = parameter.new_zeros((0, *parameter.shape))
+                vars(parameter)["grad_sample"] = none
+        private.step()
+        accountant.step(noise_multiplier=config.noise, sample_rate=rate)
+        wrapped.eval()
+        return loss.detach().cpu()
+
+    return privately, lambda: float(accountant.get_epsilon(config.delta))
+
+
+def _opacus() -> Any:
+    try:
+        opacus = importlib.import_module("opacus")
+        importlib.import_module("opacus.accountants")
+        importlib.import_module("opacus.optimizers")
+    except ImportError as error:
+        raise ImportError(
+            'private training needs Opacus: pip install "ibau_lite[dp]"; '
+            "without it, DPConfig(private=False) trains the same network without privacy"
+        ) from error
+    return opacus
+
+
+def _plain(trained: nn.Module, untrained: nn.Module) -> nn.Module:
+    """The trained weights in a network without Opacus' hooks and per-image gradients."""
+    plain = copy.deepcopy(untrained)
+    plain.load_state_dict(trained.state_dict())
+    return plain

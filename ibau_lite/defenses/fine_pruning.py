@@ -1,0 +1,182 @@
+r"""Fine-Pruning: remove the channels that clean images leave asleep, then fine-tune.
+
+Channel k of the last convolution is ranked by its mean activation on clean images,
+
+.. math:: a_k = \mathbb{E}_{i, \mathrm{pixels}} \max(0, z_k(x_i)),
+
+and channels are set to zero from the sleepiest on, for as long as the accuracy on held-out clean
+images does not fall by more than a tolerance. Fine-tuning repairs the rest.
+Source: Liu, Dolan-Gavitt, Garg, *Fine-Pruning*, RAID 2018.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ibau_lite.data import Labelled
+from ibau_lite.defenses.fine_tuning import FineTuningConfig
+from ibau_lite.defenses.layers import last_convolution, norm_after, outputs
+from ibau_lite.defenses.passes import AdamSteps, passes
+from ibau_lite.defenses.protocol import (
+    Defended,
+    Evaluator,
+    clean_on_device,
+    configured,
+    hold_out,
+    private_copy,
+)
+
+__all__ = ["FinePruningConfig", "fine_pruning"]
+
+
+@dataclass(frozen=True)
+class FinePruningConfig(FineTuningConfig):
+    """Settings of `fine_pruning`; epochs to shift are those of the fine-tuning that follows.
+
+    `layer` names the convolution (None: the last one that runs). Each step prunes the fraction
+    `step` of its channels, at least one; the last step whose accuracy is within `tolerance` of the
+    start stands. `validation` is the fraction of the clean set that is held out to choose it.
+    """
+
+    layer: str | None = None
+    tolerance: float = 0.04
+    step: float = 1 / 32
+    validation: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.tolerance < 1:
+            raise ValueError(f"tolerance is a fall in accuracy in [0, 1), got {self.tolerance}")
+        for name in ("step", "validation"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} is a fraction in (0, 1), got {getattr(self, name)}")
+
+
+def fine_pruning(
+    model: nn.Module,
+    clean: Labelled,
+    *,
+    config: FinePruningConfig | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    evaluator: Evaluator | None = None,
+) -> Defended:
+    """Prune the channels that sleep on clean images, choose how many on held-out ones, fine-tune.
+
+    A channel is zero when the weights and bias that make it are: those of the convolution and, if
+    an affine normalisation takes it in, those of the normalisation. They stay zero in fine-tuning,
+    in which the held-out images take no part. `details`: layer, pruned (channels), activation [K],
+    and curve, rows (channels pruned, accuracy held out) up to the first fall. The history has one
+    row a pass of fine-tuning. Raises and warns as `ibau` does, and `ValueError` for a clean set
+    too small to hold anything out and for a `layer` that is not a convolution that may be changed.
+    """
+    config = configured(config, FinePruningConfig)
+    model = private_copy(model)
+    clean = clean_on_device(model, clean, shift=config.shift)
+    generator = torch.Generator().manual_seed(seed)
+    started = time.perf_counter()
+    kept, held_out = hold_out(clean, config.validation, generator)
+    layer = config.layer or last_convolution(model, _one(model, clean))
+    parts = _parts(model, layer, clean)
+    activation = _activation(model, parts, kept)
+    pruned, curve = _prune(model, parts, activation, held_out, config, progress)
+    seconds = time.perf_counter() - started
+    descend = AdamSteps(model, config, len(kept))
+
+    def step(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        loss = F.cross_entropy(model(images), labels)
+        descend(loss)
+        _zero(model, parts, pruned)
+        return {"loss": loss}
+
+    history, spent = passes(
+        model,
+        kept,
+        config,
+        step,
+        generator=generator,
+        name="fine-tuning",
+        progress=progress,
+        evaluator=evaluator,
+    )
+    details = {"layer": layer, "pruned": pruned, "activation": activation, "curve": curve}
+    return Defended(model, seconds + spent, history, details)
+
+
+def _one(model: nn.Module, clean: Labelled) -> Tensor:
+    return clean.images[:1].to(next(model.parameters()).dtype)
+
+
+def _parts(model: nn.Module, layer: str, clean: Labelled) -> tuple[str, ...]:
+    """The convolution and the normalisation behind it: what makes a channel."""
+    module = dict(model.named_modules()).get(layer)
+    if not isinstance(module, nn.Conv2d) or not module.weight.requires_grad:
+        raise ValueError(f"layer: a convolution that may be changed is expected, got {layer!r}")
+    norm = norm_after(model, _one(model, clean), layer)
+    return (layer,) if norm is None else (layer, norm)
+
+
+def _activation(model: nn.Module, parts: tuple[str, ...], clean: Labelled) -> Tensor:
+    """Mean of max(0, z_k) over images and pixels [channels], after the normalisation."""
+    total, dtype = None, next(model.parameters()).dtype
+    with outputs(model, parts[-1:]) as seen, torch.inference_mode():
+        for images in clean.images.split(500):
+            model(images.to(dtype))
+            part = seen[parts[-1]].relu().mean((2, 3)).sum(0)
+            total = part if total is None else total + part
+    assert total is not None
+    return total.clone() / len(clean)
+
+
+def _prune(
+    model: nn.Module,
+    parts: tuple[str, ...],
+    activation: Tensor,
+    held_out: Labelled,
+    config: FinePruningConfig,
+    progress: bool,
+) -> tuple[list[int], list[tuple[int, float]]]:
+    """Prune step by step until the accuracy falls too far, then put the last step back."""
+    order = activation.argsort(stable=True).tolist()
+    size = max(1, int(config.step * len(order)))
+    before = _accuracy(model, held_out)
+    curve, pruned = [(0, before)], 0
+    for count in tqdm(range(size, len(order), size), disable=not progress, desc="pruning"):
+        saved = [p.detach().clone() for p in _parameters(model, parts)]
+        _zero(model, parts, order[:count])
+        curve.append((count, _accuracy(model, held_out)))
+        if curve[-1][1] < before - config.tolerance:
+            with torch.no_grad():
+                for parameter, value in zip(_parameters(model, parts), saved, strict=True):
+                    parameter.copy_(value)
+            break
+        pruned = count
+    return sorted(order[:pruned]), curve
+
+
+def _accuracy(model: nn.Module, held_out: Labelled) -> float:
+    """As `metrics.accuracy`, for a model of any dtype."""
+    dtype, right = next(model.parameters()).dtype, 0
+    with torch.inference_mode():
+        for start in range(0, len(held_out), 500):
+            part = held_out[start : start + 500]
+            right += int((model(part.images.to(dtype)).argmax(1) == part.labels).sum())
+    return right / len(held_out)
+
+
+def _parameters(model: nn.Module, parts: tuple[str, ...]) -> Iterator[nn.Parameter]:
+    for name in parts:
+        yield from model.get_submodule(name).parameters()
+
+
+def _zero(model: nn.Module, parts: tuple[str, ...], channels: list[int]) -> None:
+    with torch.no_grad():
+        for parameter in _parameters(model, parts):
+            parameter[channels] = 0

@@ -1,0 +1,137 @@
+r"""FT-SAM: fine-tuning towards flat minima, where the neurons of a backdoor do not survive.
+
+Each step follows the gradient at the worst weights nearby, in a ball whose axes grow with the
+weights,
+
+.. math:: \min_\theta \max_{\|T^{-1}\epsilon\|_2 \le \rho} L(\theta + \epsilon), \qquad
+          \epsilon = \rho\, \frac{T^2 \nabla L}{\|T \nabla L\|_2}, \quad T = \mathrm{diag}|\theta|.
+
+Source: Zhu, Wei, Shen, Fan, Wu, *Enhancing Fine-Tuning Based Backdoor Defense with Sharpness-Aware
+Minimization*, ICCV 2023; the adaptive ball is Kwon et al.'s (ASAM, 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ibau_lite.data import Labelled
+from ibau_lite.defenses.fine_tuning import FineTuningConfig
+from ibau_lite.defenses.passes import passes
+from ibau_lite.defenses.protocol import (
+    Defended,
+    Evaluator,
+    clean_on_device,
+    configured,
+    private_copy,
+)
+
+__all__ = ["FTSAMConfig", "ft_sam", "sharpest"]
+
+
+@dataclass(frozen=True)
+class FTSAMConfig(FineTuningConfig):
+    """Settings of `ft_sam`: SGD with a cosine step, the radius ρ, smoothed labels.
+
+    The published run takes 100 epochs on 2,500 images. As in every defence of this library,
+    BatchNorm's statistics stay frozen.
+    """
+
+    epochs: int = 20
+    batch_size: int = 100
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    radius: float = 2.0
+    label_smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("momentum", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if not (self.radius > 0 and self.weight_decay >= 0):
+            raise ValueError(
+                "radius above 0 and weight_decay of at least 0 are expected, "
+                f"got {self.radius} and {self.weight_decay}"
+            )
+
+
+def ft_sam(
+    model: nn.Module,
+    clean: Labelled,
+    *,
+    config: FTSAMConfig | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    evaluator: Evaluator | None = None,
+) -> Defended:
+    """Fine-tune on the clean set with sharpness-aware minimisation.
+
+    The history has one row a pass: loss, at θ, and sharp, at θ + ε. Raises and warns as `ibau`
+    does.
+    """
+    config = configured(config, FTSAMConfig)
+    model = private_copy(model)
+    clean = clean_on_device(model, clean, shift=config.shift)
+    theta = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.SGD(
+        theta.values(),
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+    steps = config.epochs * -(-len(clean) // config.batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+
+    def loss_at(point: Mapping[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
+        logits = functional_call(model, dict(point), (images,))
+        return F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+
+    def step(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        loss = loss_at(theta, images, labels)
+        slopes = torch.autograd.grad(loss, list(theta.values()), allow_unused=True)
+        shift = sharpest(theta, dict(zip(theta, slopes, strict=True)), config.radius)
+        moved = {name: (p.detach() + shift[name]).requires_grad_() for name, p in theta.items()}
+        sharp = loss_at(moved, images, labels)
+        slopes = torch.autograd.grad(sharp, list(moved.values()), allow_unused=True)
+        for parameter, slope in zip(theta.values(), slopes, strict=True):
+            parameter.grad = slope
+        optimizer.step()
+        schedule.step()
+        return {"loss": loss, "sharp": sharp}
+
+    history, seconds = passes(
+        model,
+        clean,
+        config,
+        step,
+        generator=torch.Generator().manual_seed(seed),
+        name="FT-SAM",
+        progress=progress,
+        evaluator=evaluator,
+    )
+    return Defended(model, seconds, history)
+
+
+def sharpest(
+    theta: Mapping[str, Tensor], slopes: Mapping[str, Tensor | None], radius: float
+) -> dict[str, Tensor]:
+    r"""ε = ρ T²g / ‖Tg‖₂ with T = diag|θ|: the maximiser of ⟨g, ε⟩ over ‖T⁻¹ε‖₂ ≤ ρ.
+
+    A weight of zero does not move; ε is zero where Tg is. `slopes` may hold None for parameters
+    that the loss does not depend on.
+    """
+    scaled = {
+        name: torch.zeros_like(p) if slope is None else p.detach().abs() * slope
+        for name, p in theta.items()
+        for slope in (slopes[name],)
+    }
+    length = torch.stack([part.square().sum() for part in scaled.values()]).sum().sqrt()
+    factor = radius / length.clamp_min(torch.finfo(length.dtype).tiny)
+    return {name: factor * p.detach().abs() * scaled[name] for name, p in theta.items()}

@@ -1,0 +1,126 @@
+"""Which layers a network has, found by watching one image pass through it.
+
+Modules are taken in the order in which they finish, so that branches and blocks fall into place;
+what a `forward` computes without a module (an addition, `torch.relu`) is seen in the output of the
+module around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["last_convolution", "norm_after", "outputs", "stages"]
+
+
+def last_convolution(model: nn.Module, image: Tensor) -> str:
+    """Name of the convolution that runs last and may be changed (its weight requires a gradient).
+
+    `image` is a batch [1, C, H, W]. Raises `ValueError` if there is none.
+    """
+    names = [
+        name
+        for name, module, _ in _watch(model, image)
+        if isinstance(module, nn.Conv2d) and module.weight.requires_grad
+    ]
+    if not names:
+        raise ValueError("the model has no convolution that may be changed: name a layer yourself")
+    return names[-1]
+
+
+def norm_after(model: nn.Module, image: Tensor, layer: str) -> str | None:
+    """Name of the affine normalisation that takes in what `layer` gives out, if there is one.
+
+    That is the next leaf to run, if it has one weight and one bias for each channel.
+    """
+    leaves = [(n, m) for n, m, _ in _watch(model, image) if not any(m.children())]
+    names = [name for name, _ in leaves]
+    after = leaves[names.index(layer) + 1 : names.index(layer) + 2]
+    channels = _channels(model, layer)
+    for name, module in after:
+        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+        if isinstance(weight, Tensor) and isinstance(bias, Tensor):
+            return name if weight.shape == bias.shape == (channels,) else None
+    return None
+
+
+def stages(model: nn.Module, image: Tensor, most: int) -> tuple[str, ...]:
+    """Names of the last modules at each size of feature maps that a convolution gives out.
+
+    On a VGG the activation before each pooling, on a ResNet the last block of each group: at most
+    `most` of them, the deepest, in order. Maps of one pixel, which have nowhere to look, and what a
+    pooling gives out do not count. Raises `ValueError` if no convolution gives out larger maps.
+    """
+    last: dict[tuple[int, ...], str] = {}
+    convolved = set()
+    for name, module, output in _watch(model, image):
+        if name and output.ndim == 4 and output[0, 0].numel() > 1 and not _pools(module):
+            size = tuple(output.shape[2:])
+            last[size] = name
+            if isinstance(module, nn.Conv2d):
+                convolved.add(size)
+    found = [name for size, name in last.items() if size in convolved]
+    if not found:
+        raise ValueError("the model has no convolution: name the layers to attend to yourself")
+    return tuple(found[-most:])
+
+
+@contextmanager
+def outputs(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Inside, the dict holds what each named module gave out in the last forward pass.
+
+    Raises `ValueError` for a name that the model lacks.
+    """
+    modules = dict(model.named_modules())
+    missing = [name for name in layers if name not in modules]
+    if missing:
+        raise ValueError(f"the model has no module {', '.join(missing)}; see named_modules()")
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Tensor) -> None:
+        seen[name] = output
+
+    handles = [
+        modules[name].register_forward_hook(lambda _, __, output, name=name: keep(name, output))
+        for name in layers
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _pools(module: nn.Module) -> bool:
+    kinds = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
+    return isinstance(module, kinds)
+
+
+def _channels(model: nn.Module, layer: str) -> int:
+    weight = model.get_submodule(layer).weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[0]
+
+
+def _watch(model: nn.Module, image: Tensor) -> list[tuple[str, nn.Module, Tensor]]:
+    """(name, module, output) in the order in which the modules finish."""
+    rows: list[tuple[str, nn.Module, Tensor]] = []
+
+    def note(name: str, module: nn.Module, output: object) -> None:
+        if isinstance(output, Tensor):
+            rows.append((name, module, output))
+
+    handles = [
+        module.register_forward_hook(lambda m, _, output, name=name: note(name, m, output))
+        for name, module in model.named_modules()
+    ]
+    try:
+        with torch.inference_mode():
+            model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return rows

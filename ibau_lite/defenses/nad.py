@@ -1,0 +1,186 @@
+r"""Neural Attention Distillation: the poisoned network learns to look where a tuned copy looks.
+
+The teacher is the network fine-tuned on the clean set, the student the network itself, trained on
+
+.. math:: L(f(x), y) + \sum_l \beta_l\, \mathrm{MSE}\big(A_l(x),\, A_l^{\mathrm{teacher}}(x)\big),
+          \qquad A_l = \frac{\sum_c |F_{l,c}|^2}{\big\|\sum_c |F_{l,c}|^2\big\|_2},
+
+where F_l [C, H, W] is the output of layer l.
+Source: Li, Lyu, Koren, Lyu, Li, Ma, *Neural Attention Distillation*, ICLR 2021.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ibau_lite.data import Labelled
+from ibau_lite.defenses.fine_tuning import FineTuningConfig, fine_tuning
+from ibau_lite.defenses.layers import outputs, stages
+from ibau_lite.defenses.passes import passes
+from ibau_lite.defenses.protocol import (
+    Defended,
+    Evaluator,
+    clean_on_device,
+    configured,
+    private_copy,
+)
+
+__all__ = ["NADConfig", "attention", "nad"]
+
+
+@dataclass(frozen=True)
+class NADConfig(FineTuningConfig):
+    """Settings of `nad`: the student's SGD (momentum 0.9, Nesterov), β, layers, and the teacher.
+
+    `lr` falls by ten after a tenth of the epochs. `betas` belong to `layers`, or, where these are
+    None, to the last module at each of the deepest feature sizes (as many as there are betas; the
+    last betas if there are fewer sizes). `teacher` is how the teacher is fine-tuned.
+
+    `batch_statistics` normalises the student by the batch and moves BatchNorm's running statistics,
+    as published: alone among the defences here, for with frozen ones SGD at this `lr` and these β
+    diverges. A batch of one image, which has none, is normalised by the running ones.
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    betas: tuple[float, ...] = (500.0, 1000.0, 1000.0)
+    layers: tuple[str, ...] | None = None
+    teacher: FineTuningConfig = FineTuningConfig()
+    batch_statistics: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.momentum < 1 or not self.weight_decay >= 0:
+            raise ValueError(
+                "momentum in [0, 1) and weight_decay of at least 0 are expected, "
+                f"got {self.momentum} and {self.weight_decay}"
+            )
+        if not self.betas or not all(beta >= 0 for beta in self.betas):
+            raise ValueError(f"betas: at least one number, none below 0, got {self.betas}")
+        if self.layers is not None and len(self.layers) != len(self.betas):
+            raise ValueError(
+                f"layers: one for each of the {len(self.betas)} betas, got {self.layers}"
+            )
+
+
+def nad(
+    model: nn.Module,
+    clean: Labelled,
+    *,
+    config: NADConfig | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    evaluator: Evaluator | None = None,
+) -> Defended:
+    """Fine-tune a teacher, then distil its attention into the student.
+
+    The history has one row a pass of the student (loss, and attention, the weighted sum of the
+    distances), `details` the layers, the teacher and its history. Raises and warns as `ibau` does,
+    and `ValueError` for a network without convolutions if no layers are named, or a layer that it
+    lacks or whose output is not [N, C, H, W].
+    """
+    config = configured(config, NADConfig)
+    student = private_copy(model)
+    clean = clean_on_device(student, clean, shift=config.shift)
+    started = time.perf_counter()
+    first = clean.images[:1].to(next(student.parameters()).dtype)
+    layers = config.layers or stages(student, first, len(config.betas))
+    _check_layers(student, layers, first)
+    tuned = fine_tuning(student, clean, config=config.teacher, seed=seed, progress=progress)
+    betas = config.betas[-len(layers) :]
+    optimizer, schedule = _sgd(student, config, len(clean))
+
+    def step(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad(), outputs(tuned.model, layers) as wanted:
+            tuned.model(images)
+        with (
+            outputs(student, layers) as seen,
+            _batch_norm_training(student, config.batch_statistics and len(images) > 1),
+        ):
+            logits = student(images)
+        distance = torch.stack(
+            [
+                beta * F.mse_loss(attention(seen[layer]), attention(wanted[layer]))
+                for beta, layer in zip(betas, layers, strict=True)
+            ]
+        ).sum()
+        loss = F.cross_entropy(logits, labels) + distance
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        return {"loss": loss, "attention": distance}
+
+    seconds = time.perf_counter() - started
+    history, spent = passes(
+        student,
+        clean,
+        config,
+        step,
+        generator=torch.Generator().manual_seed(seed),
+        name="NAD",
+        progress=progress,
+        evaluator=evaluator,
+    )
+    details = {"layers": layers, "teacher": tuned.model, "teacher_history": tuned.history}
+    return Defended(student, seconds + spent, history, details)
+
+
+def attention(features: Tensor) -> Tensor:
+    """The attention map of features [N, C, H, W]: Σ_c |F_c|² at unit l2 norm, [N, H·W]."""
+    return F.normalize(features.square().sum(1).flatten(1), dim=1)
+
+
+@contextmanager
+def _batch_norm_training(model: nn.Module, wanted: bool) -> Iterator[None]:
+    """Inside, BatchNorm (but for frozen ones) uses the batch; dropout stays off."""
+    norms = [
+        module
+        for module in model.modules()
+        if wanted and isinstance(module, nn.BatchNorm2d) and not _frozen(module)
+    ]
+    for module in norms:
+        module.train()
+    try:
+        yield
+    finally:
+        for module in norms:
+            module.eval()
+
+
+def _frozen(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(p.requires_grad for p in parameters)
+
+
+def _sgd(
+    model: nn.Module, config: NADConfig, images: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.momentum > 0,
+        weight_decay=config.weight_decay,
+    )
+    steps = config.epochs * -(-images // config.batch_size)
+    fall = torch.optim.lr_scheduler.MultiStepLR(optimizer, [max(1, steps // 10)], gamma=0.1)
+    return optimizer, fall
+
+
+def _check_layers(model: nn.Module, layers: tuple[str, ...], image: Tensor) -> None:
+    with torch.inference_mode(), outputs(model, layers) as seen:
+        model(image)
+    wrong = [name for name in layers if seen[name].ndim != 4]
+    if wrong:
+        raise ValueError(f"layers: outputs [N, C, H, W] are expected, but not of {wrong}")

@@ -1,0 +1,92 @@
+r"""Neural Cleanse: the class that the smallest patch leads to is the attacker's.
+
+For every class t a mask m and a pattern p are sought that send all other images to t,
+
+.. math:: \min_{m, p} \frac1n \sum_i L\big(f((1 - m) \odot x_i + m \odot p), t\big) + c\,\|m\|_1 ,
+
+and a class whose :math:`\|m\|_1` is an outlier below the median is the target of a backdoor, which
+is unlearned by fine-tuning with its reversed trigger and true labels.
+Source: Wang, Yao, Shan, Li, Viswanath, Zheng, Zhao, *Neural Cleanse*, IEEE S&P 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from ibau_lite.data import Labelled
+from ibau_lite.defenses.inversion import Inversion, Term, mask_size
+from ibau_lite.defenses.outliers import anomaly_index
+from ibau_lite.defenses.protocol import Defended, Evaluator, configured
+from ibau_lite.defenses.suspects import SuspectConfig, Suspects, cleanse
+
+__all__ = ["NeuralCleanseConfig", "invert_all", "neural_cleanse"]
+
+
+@dataclass(frozen=True)
+class NeuralCleanseConfig(SuspectConfig):
+    """Settings of `neural_cleanse`: `search` for the triggers; the rest as in `SuspectConfig`."""
+
+    search: Inversion = Inversion()
+
+
+def neural_cleanse(
+    model: nn.Module,
+    clean: Labelled,
+    *,
+    config: NeuralCleanseConfig | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    evaluator: Evaluator | None = None,
+) -> Defended:
+    """Invert a trigger for each class, flag the outliers, unlearn their triggers.
+
+    Returns a copy of the model where no class is flagged (`details["found"]` is false). `details`:
+    flagged (classes), index and sizes [K] (‖m‖₁ in pixels), success [K], and `inverted`, the
+    `Inverted` with masks and patterns. The history has one row a pass of the removal. Raises and
+    warns as `ibau` does, and `ValueError` for fewer than 3 classes.
+    """
+    config = configured(config, NeuralCleanseConfig)
+    search = invert_all(config.search, mask_size, None, progress)
+    return cleanse(
+        model,
+        clean,
+        search,
+        config,
+        name="Neural Cleanse",
+        seed=seed,
+        progress=progress,
+        evaluator=evaluator,
+    )
+
+
+def invert_all(
+    search: Inversion, penalty: Term, term: Term | None, progress: bool
+) -> Callable[[nn.Module, Labelled, torch.Generator], Suspects]:
+    """The search of Neural Cleanse and TABOR: masks and patterns, judged by their ‖m‖₁."""
+    return partial(_invert_all, search, penalty, term, progress)
+
+
+def _invert_all(
+    search: Inversion,
+    penalty: Term,
+    term: Term | None,
+    progress: bool,
+    model: nn.Module,
+    clean: Labelled,
+    generator: torch.Generator,
+) -> Suspects:
+    inverted = search(
+        model, clean, penalty=penalty, term=term, generator=generator, progress=progress
+    )
+    return Suspects(
+        inverted.sizes,
+        anomaly_index(inverted.sizes),
+        inverted.found,
+        inverted.stamp,
+        {"success": inverted.success, "inverted": inverted},
+    )

@@ -1,0 +1,164 @@
+"""Find the classes that a small trigger leads to, then unlearn those triggers.
+
+What Neural Cleanse, TABOR and DeepInspect have in common once each has its triggers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ibau_lite.data import Labelled
+from ibau_lite.defenses.fine_tuning import FineTuningConfig
+from ibau_lite.defenses.outliers import too_small
+from ibau_lite.defenses.passes import AdamSteps, passes
+from ibau_lite.defenses.protocol import Defended, Evaluator, clean_on_device, private_copy
+
+__all__ = ["Search", "SuspectConfig", "Suspects", "cleanse"]
+
+
+@dataclass(frozen=True)
+class SuspectConfig(FineTuningConfig):
+    """How a class is suspected, and how its trigger is unlearned.
+
+    A class is flagged where its trigger's size is below the median, with an anomaly index above
+    `threshold`; `targets` names the classes to unlearn whatever the index says. Removal is `epochs`
+    passes of fine-tuning in which a random fraction `stamped` of each batch (at least one image)
+    carries a flagged trigger, with true labels.
+    """
+
+    epochs: int = 1
+    batch_size: int = 50
+    threshold: float = 2.0
+    targets: tuple[int, ...] | None = None
+    stamped: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.threshold > 0:
+            raise ValueError(f"threshold is a number of deviations above 0, got {self.threshold}")
+        if not 0 < self.stamped <= 1:
+            raise ValueError(f"stamped is a fraction in (0, 1], got {self.stamped}")
+        if self.targets is not None and not self.targets:
+            raise ValueError("targets: at least one class, or None for the flagged ones")
+
+
+@dataclass(frozen=True, eq=False)
+class Suspects:
+    """One trigger for each of the model's K classes.
+
+    `sizes` and `index` [K] are what the flags depend on, `found` [K] says which triggers work.
+    `stamp(images, which)` stamps the b-th image with the trigger of class `which[b]`. `details`
+    goes into the result.
+    """
+
+    sizes: Tensor
+    index: Tensor
+    found: Tensor
+    stamp: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
+    details: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def flagged(self, threshold: float) -> list[int]:
+        """Classes whose trigger works and is too small to be chance."""
+        small = too_small(self.sizes, self.index, threshold)
+        return [t for t in small.tolist() if bool(self.found[t])]
+
+
+Search = Callable[[nn.Module, Labelled, torch.Generator], Suspects]
+"""Looks for a trigger of every class; the model is not to be changed."""
+
+
+def cleanse(
+    model: nn.Module,
+    clean: Labelled,
+    search: Search,
+    config: SuspectConfig,
+    *,
+    name: str,
+    seed: int,
+    progress: bool,
+    evaluator: Evaluator | None,
+) -> Defended:
+    """Search, flag, unlearn: the common frame of the defences that invert triggers.
+
+    Where no class is flagged there is no trigger to unlearn: the result is a copy of the model, bit
+    for bit, with `details["found"]` false and an empty history (tables print ×). Otherwise one row
+    a pass. `details` holds flagged, index, sizes, success and what the search adds. Raises
+    `ValueError` as `private_copy` and `clean_on_device`, for fewer than 3 classes, of which none
+    can stand out, and for `config.targets` that the model lacks.
+    """
+    model = private_copy(model)
+    clean = clean_on_device(model, clean, shift=config.shift)
+    _check_classes(model, clean, config.targets)
+    generator = torch.Generator().manual_seed(seed)
+    started = time.perf_counter()
+    suspects = search(model, clean, generator)
+    flagged = suspects.flagged(config.threshold)
+    details = {
+        "found": bool(flagged),
+        "flagged": flagged,
+        "index": suspects.index,
+        "sizes": suspects.sizes,
+        **suspects.details,
+    }
+    seconds = time.perf_counter() - started
+    history: list[dict[str, Any]] = []
+    chosen = flagged if config.targets is None else list(config.targets)
+    if chosen:
+        step = _unlearning(model, len(clean), suspects, chosen, config, generator)
+        history, spent = passes(
+            model,
+            clean,
+            config,
+            step,
+            generator=generator,
+            name=name,
+            progress=progress,
+            evaluator=evaluator,
+        )
+        seconds += spent
+    return Defended(model, seconds, history, details)
+
+
+def _unlearning(
+    model: nn.Module,
+    count: int,
+    suspects: Suspects,
+    chosen: Sequence[int],
+    config: SuspectConfig,
+    generator: torch.Generator,
+) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+    """One step of fine-tuning with a flagged trigger on a fraction of the batch, true labels."""
+    descend = AdamSteps(model, config, count)
+
+    def step(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        part = torch.randperm(len(images), generator=generator)
+        part = part[: max(1, int(config.stamped * len(images)))].to(images.device)
+        which = torch.tensor(chosen)[torch.randint(len(chosen), part.shape, generator=generator)]
+        stamped = images.clone()
+        stamped[part] = suspects.stamp(images[part], which.to(images.device))
+        loss = F.cross_entropy(model(stamped), labels)
+        descend(loss)
+        return {"loss": loss}
+
+    return step
+
+
+def _check_classes(model: nn.Module, clean: Labelled, targets: Sequence[int] | None) -> None:
+    dtype = next(model.parameters()).dtype
+    with torch.inference_mode():
+        classes = model(clean.images[:1].to(dtype)).shape[1]
+    if classes < 3:
+        raise ValueError(
+            f"the model has {classes} classes: at least 3 are needed for one to be an outlier; "
+            "use a defence that does not look for outliers, such as ibau"
+        )
+    wrong = [t for t in targets or () if not 0 <= t < classes]
+    if wrong:
+        raise ValueError(f"targets: classes 0 to {classes - 1} of the model, got {wrong}")

@@ -1,0 +1,77 @@
+"""Every defence of the library on one poisoned network: the settings of chapter 11, by profile.
+
+The network, its images and its training are those of `first_run` (in smoke a narrower network, so
+that nine defences fit into a minute). A profile changes sizes only. Differential privacy is not
+among the rows: it trains a network of its own (`private`).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import Any
+
+from ibau_lite.defenses import (
+    ANPConfig,
+    DeepInspectConfig,
+    DPConfig,
+    FinePruningConfig,
+    FineTuningConfig,
+    FTSAMConfig,
+    IBAUConfig,
+    Inversion,
+    NADConfig,
+    NeuralCleanseConfig,
+    SAUConfig,
+    TaborConfig,
+)
+from ibau_lite.experiments.first_run import Experiment, Row, experiments
+from ibau_lite.models import small_cnn
+
+__all__ = ["experiment", "private", "rows"]
+
+
+def experiment(profile: str = "smoke", data: str | None = None) -> Experiment:
+    """The experiment of a profile: drawn signs in `smoke`, real images in `cpu` and `full`.
+
+    `data` is "cifar10" or "gtsrb", by default the first of the profile. Raises `ValueError` for
+    what the profile does not have.
+    """
+    known = {each.data: each for each in experiments(profile)}
+    data = data or next(iter(known))
+    if data not in known:
+        raise ValueError(f"data: {' or '.join(known)} in profile {profile!r}, got {data!r}")
+    chosen = known[data]
+    if profile == "smoke":
+        chosen = replace(chosen, build=functools.partial(small_cnn, 12, width=8))
+    return replace(chosen, rows=rows(profile, flip=data == "cifar10"))
+
+
+def rows(profile: str, *, flip: bool = False) -> tuple[Row, ...]:
+    """The defences in the order of the chapter; `flip` mirrors images where they allow it."""
+    smoke, full = profile == "smoke", profile == "full"
+    search = Inversion(steps=150 if smoke else 1000 if full else 300, batch_size=16)
+    brief: dict[str, Any] = {"flip": flip}
+    return (
+        Row("fine-tuning", "fine_tuning", FineTuningConfig(epochs=4, **brief)),
+        Row("Neural Cleanse", "neural_cleanse", NeuralCleanseConfig(search=search, **brief)),
+        Row("TABOR", "tabor", TaborConfig(search=search, **brief)),
+        Row(
+            "DeepInspect",
+            "deepinspect",
+            DeepInspectConfig(steps=search.steps + 50, search_batch=16, **brief),
+        ),
+        Row("Fine-Pruning", "fine_pruning", FinePruningConfig(epochs=4, **brief)),
+        Row("NAD", "nad", NADConfig(epochs=5 if smoke else 20, **brief)),
+        Row("ANP", "anp", ANPConfig(epochs=8 if smoke else 20, **brief)),
+        Row("FT-SAM", "ft_sam", FTSAMConfig(epochs=5 if smoke else 20, **brief)),
+        Row("SAU", "sau", SAUConfig(epochs=2 if smoke else 5, **brief)),
+        Row("I-BAU", "ibau", replace(IBAUConfig(), rounds=2 if smoke else 5, **brief)),
+    )
+
+
+def private(profile: str) -> DPConfig:
+    """Settings of the private training: too little for a good network in smoke."""
+    if profile == "smoke":
+        return DPConfig(epochs=2, batch_size=100)
+    return DPConfig(epochs=60 if profile == "full" else 10, batch_size=512)

@@ -1,0 +1,148 @@
+"""DP: what becomes of the architecture, a private step by hand, and the ε that is stated."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ibau_lite import models
+from ibau_lite.data import Labelled
+from ibau_lite.defenses import DPConfig, dp
+from ibau_lite.defenses.dp import with_group_norm
+from ibau_lite.testing import DEFENSE_CHECKS, Subject, tiny_images
+
+PUBLIC = DPConfig(epochs=2, batch_size=12, lr=0.05, private=False)
+needs_opacus = pytest.mark.skipif(
+    importlib.util.find_spec("opacus") is None, reason="the extra 'dp' (Opacus) is not installed"
+)
+
+
+def test_group_norm_in_place_of_batch_norm_and_new_weights():
+    model = models.small_vgg(5, size=16).eval()
+    fresh = with_group_norm(model, seed=1)
+    kinds = [type(module) for module in fresh.modules()]
+    assert nn.BatchNorm2d not in kinds and kinds.count(nn.GroupNorm) == 6
+    assert not torch.equal(fresh.features[0].weight, model.features[0].weight)
+    again, other = with_group_norm(model, seed=1), with_group_norm(model, seed=2)
+    assert torch.equal(fresh.features[0].weight, again.features[0].weight)
+    assert not torch.equal(fresh.features[0].weight, other.features[0].weight)
+    images = torch.rand(4, 3, 16, 16)
+    alone, together = fresh(images[:1]), fresh(images)[:1]
+    torch.testing.assert_close(alone, together)  # no image looks at another
+    with pytest.raises(ValueError, match="1 is a BatchNorm1d"):
+        with_group_norm(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
+
+
+def test_it_trains_on_the_training_set_and_on_nothing_else(clean):
+    poisoned = tiny_images(96, seed=3)
+    backwards = Labelled(poisoned.images, 3 - poisoned.labels)
+    config, network = replace(PUBLIC, epochs=12), models.mlp(192, [16], 4, seed=1)
+    result = dp(network, clean, train=backwards, config=config)
+    read = result.model(clean.images).argmax(1)
+    assert (read == 3 - clean.labels).float().mean() > 0.9
+    assert result.details["epsilon"] == math.inf
+    stranger = models.mlp(192, [16], 4, seed=9)  # the given weights do not matter
+    other = dp(stranger, clean, train=backwards, config=config)
+    pairs = zip(result.model.parameters(), other.model.parameters())
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_training_set_that_is_missing_or_does_not_fit(model, clean):
+    with pytest.raises(ValueError, match="needs the .poisoned. training set"):
+        dp(model, clean)
+    with pytest.raises(TypeError, match="train must be a Labelled"):
+        dp(model, clean, train=clean.images)
+    with pytest.raises(ValueError, match=r"shape \[3, 8, 8\] are expected"):
+        dp(model, clean, train=Labelled(torch.rand(4, 3, 9, 9), torch.zeros(4).long()))
+    with pytest.raises(ValueError, match="label 4, but the model has 4"):
+        dp(model, clean, train=Labelled(clean.images, clean.labels + 1))
+
+
+def test_without_opacus_the_error_says_what_to_do(model, clean, monkeypatch):
+    found = importlib.import_module
+
+    def without(name, *rest):
+        if name.startswith("opacus"):
+            raise ImportError(name)
+        return found(name, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", without)
+    with pytest.raises(ImportError, match=r"ibau_lite\[dp\].*private=False"):
+        dp(model, clean, train=clean)
+    assert len(dp(model, clean, train=clean, config=PUBLIC).history) == 2
+
+
+@needs_opacus
+def test_private_steps_by_hand(clean):
+    """Clip each image's gradient to C, add them up, divide by B; hardly any noise; float64."""
+    network = models.mlp(192, [5], 4, seed=1).double().eval()
+    config = DPConfig(epochs=2, batch_size=24, lr=0.3, momentum=0.9, noise=1e-12, clip=0.05)
+    result = dp(network, clean, train=clean, config=config, seed=3)
+    hand = with_group_norm(network, seed=3)
+    momentum = [torch.zeros_like(p) for p in hand.parameters()]
+    for _ in range(2):  # every image takes part in every batch: 24 of 24
+        total, clipped = [torch.zeros_like(p) for p in hand.parameters()], 0
+        for image, label in zip(clean.images.double(), clean.labels):
+            loss = F.cross_entropy(hand(image[None]), label[None])
+            grads = torch.autograd.grad(loss, list(hand.parameters()))
+            length = torch.cat([g.flatten() for g in grads]).norm()
+            clipped += int(length > 0.05)
+            total = [t + g / max(1.0, float(length) / 0.05) for t, g in zip(total, grads)]
+        assert clipped > 0
+        with torch.no_grad():
+            for k, p in enumerate(hand.parameters()):
+                momentum[k] = 0.9 * momentum[k] + total[k] / 24
+                p -= 0.3 * momentum[k]
+    for ours, by_hand in zip(result.model.parameters(), hand.parameters()):
+        torch.testing.assert_close(ours, by_hand, rtol=0, atol=1e-6)
+
+
+@needs_opacus
+def test_the_noise_has_the_stated_size(clean):
+    """θ moves by −lr · N(0, σ²C²) / B, up to clipped gradients of 24 · C at most."""
+    network = models.mlp(192, [40], 4, seed=1).double().eval()
+    config = DPConfig(epochs=1, batch_size=24, lr=1.0, momentum=0.0, noise=500.0, clip=0.1)
+    result = dp(network, clean, train=clean, config=config, seed=3)
+    before = with_group_norm(network, seed=3)
+    moved = [a - b for a, b in zip(result.model.parameters(), before.parameters())]
+    moved = torch.cat([change.flatten() for change in moved])
+    assert float(moved.std()) == pytest.approx(500 * 0.1 / 24, rel=0.03)
+
+
+@needs_opacus
+def test_epsilon_of_full_batches_is_that_of_the_gaussian_mechanism(clean, model):
+    """Steps T at q = 1: RDP(α) = T α / (2 σ²), and ε ≤ RDP(α) + log(1/δ) / (α − 1) for each α."""
+    config = DPConfig(epochs=3, batch_size=24, noise=4.0, delta=1e-4)
+    result = dp(model, clean, train=clean, config=config)
+    bound = min(
+        3 * a / (2 * 4.0**2) + math.log(1e4) / (a - 1) for a in [1 + k / 10 for k in range(1, 99)]
+    )
+    assert 0.7 * bound < result.details["epsilon"] <= bound + 1e-9
+    spent = [row["epsilon"] for row in result.history]
+    assert spent == sorted(spent) and spent[0] < spent[-1] == result.details["epsilon"]
+
+
+@needs_opacus
+@pytest.mark.parametrize("promise", sorted(set(DEFENSE_CHECKS) - {
+    "frozen parameters stay as they are"}))  # fmt: skip
+def test_private_training_keeps_the_promises_of_a_defence(promise):
+    config = DPConfig(epochs=2, batch_size=12)
+    DEFENSE_CHECKS[promise](Subject(partial(dp, train=tiny_images(48)), config))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"epochs": 0}, {"lr": 0.0}, {"noise": 0.0}, {"clip": 0.0}, {"delta": 1.0}, {"momentum": 1.0},
+     {"shift": -1}],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(setting):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        DPConfig(**setting)

@@ -1,0 +1,73 @@
+"""Layers are found by watching an image pass, on sequential and on residual networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ibau_lite import models
+from ibau_lite.defenses.layers import last_convolution, norm_after, outputs, stages
+
+IMAGE = torch.zeros(1, 3, 16, 16)
+NETWORKS = {
+    "small_vgg": lambda: models.small_vgg(5, size=16),
+    "small_cnn": lambda: models.small_cnn(5, width=4),
+    "resnet": lambda: models.ResNet((1, 2), 5, 3),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "convolution", "norm", "found"),
+    [
+        ("small_vgg", "features.19", "features.20", ("features.5", "features.13", "features.21")),
+        ("small_cnn", "12", "13", ("6", "10", "14")),
+        ("resnet", "features.5.body.3", "features.5.body.4", ("features.3", "features.5")),
+    ],
+)
+def test_what_is_found(name, convolution, norm, found):
+    network = NETWORKS[name]().eval()
+    assert last_convolution(network, IMAGE) == convolution
+    assert norm_after(network, IMAGE, convolution) == norm
+    assert stages(network, IMAGE, 3) == found[-3:]
+
+
+def test_the_order_is_that_of_running_not_of_definition():
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.second, self.first = nn.Conv2d(4, 4, 1), nn.Conv2d(3, 4, 1)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.second(self.first(x)).mean((2, 3)))
+
+    assert last_convolution(Backwards(), IMAGE) == "second"
+    assert norm_after(Backwards(), IMAGE, "first") is None  # another convolution follows
+
+
+def test_a_frozen_convolution_is_passed_over():
+    network = models.small_cnn(5, width=4).eval()
+    network[12].requires_grad_(False)
+    assert last_convolution(network, IMAGE) == "8"
+    with pytest.raises(ValueError, match="no convolution"):
+        last_convolution(network.requires_grad_(False), IMAGE)
+
+
+def test_networks_without_convolutions():
+    network = models.mlp(3 * 16 * 16, [4], 2)
+    with pytest.raises(ValueError, match="no convolution"):
+        stages(network, IMAGE, 3)
+
+
+def test_outputs_are_those_of_the_last_pass_and_the_hooks_go():
+    network = models.small_cnn(5, width=4).eval()
+    images = torch.rand(2, 3, 16, 16)
+    with outputs(network, ("3", "0")) as seen:
+        network(torch.rand(4, 3, 16, 16))
+        network(images)
+    assert torch.equal(seen["0"], network[0](images))
+    assert torch.equal(seen["3"], network[:4](images))
+    assert not any(module._forward_hooks for module in network.modules())
+    with pytest.raises(ValueError, match="no module 99"), outputs(network, ("99",)):
+        pass
