@@ -26,7 +26,7 @@ from ibau_lite.training import Recipe, fit
 
 @functools.cache
 def signs():
-    return load("signs", train=3000, clean=1, validation=1, test=400)
+    return load("signs", train=2000, clean=1, validation=1, test=400)
 
 
 @functools.cache

@@ -20,7 +20,8 @@ def test_the_strongest_channels_of_a_normalised_convolution():
     expected = {}
     for channel in range(128):
         size = sum(abs(w) for w in convolution.weight[channel].flatten().tolist())
-        factor = abs(float(norm.weight[channel])) / float(norm.running_var[channel] + 1e-5) ** 0.5
+        variance = float(norm.running_var[channel]) + 1e-5
+        factor = abs(norm.weight[channel].item()) / variance**0.5
         expected[channel] = size * factor
     best = sorted(expected, key=expected.get, reverse=True)[:5]
     assert strongest(net, 5).chosen.tolist() == best
