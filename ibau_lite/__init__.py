@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         models,
         plots,
         solvers,
+        testing,
         theory,
         training,
     )
@@ -45,6 +46,7 @@ __all__ = [
     "models",
     "plots",
     "solvers",
+    "testing",
     "theory",
     "training",
 ]
