@@ -11,7 +11,7 @@ import argparse
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -228,20 +228,18 @@ def before_and_after(
     experiment: first_run.Experiment,
     dataset: Dataset,
     *,
-    radius: float = 2.0,
+    radius: float = 1.0,
     **search: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Both sides for a poisoned network, fine-tuned, and unlearned by I-BAU, on the clean images.
+    """Both sides for a poisoned network, fine-tuned, and unlearned by one round of I-BAU.
 
     The sample is the defender's clean set; the reference is the poisoned network, which does not
     depend on it. `ratio_zero` measures from zero weights instead.
     """
     victim = experiment.victim(dataset, progress=True).model
     recipes = {row.label: row.config for row in experiment.rows}
-    tuned = recipes["fine-tuning"]
-    assert isinstance(tuned, FineTuningConfig)
-    unlearning = recipes["I-BAU"]
-    assert isinstance(unlearning, IBAUConfig)
+    tuned: FineTuningConfig = replace(recipes["fine-tuning"], epochs=2)
+    unlearning: IBAUConfig = replace(recipes["I-BAU"], rounds=1)
     shape, chi = dataset.shape, math.sqrt(math.prod(dataset.shape)) / 2
     for name in ("poisoned", "fine-tuning", "I-BAU"):
         model = victim
