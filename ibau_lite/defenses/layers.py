@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["last_convolution", "norm_after", "outputs", "stages"]
+__all__ = ["batch_norm_training", "last_convolution", "norm_after", "outputs", "stages"]
 
 
 def last_convolution(model: nn.Module, image: Tensor) -> str:
@@ -92,6 +92,33 @@ def outputs(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tenso
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def batch_norm_training(
+    model: nn.Module, images: Tensor, wanted: bool = True, *, record: bool = True
+) -> Iterator[None]:
+    """Inside, BatchNorm uses the statistics of the batch; dropout stays off.
+
+    With `record` they enter the running ones. Layers whose parameters are frozen keep to their
+    running statistics, and so do all for a batch of one image, which has no statistics.
+    """
+    norms = [
+        module
+        for module in model.modules()
+        if wanted and len(images) > 1 and isinstance(module, nn.BatchNorm2d)
+        if all(p.requires_grad for p in module.parameters())
+    ]
+    tracked = [module.track_running_stats for module in norms]
+    for module, tracks in zip(norms, tracked, strict=True):
+        module.train()
+        module.track_running_stats = tracks and record
+    try:
+        yield
+    finally:
+        for module, tracks in zip(norms, tracked, strict=True):
+            module.eval()
+            module.track_running_stats = tracks
 
 
 def _pools(module: nn.Module) -> bool:

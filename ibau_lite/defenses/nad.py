@@ -12,8 +12,6 @@ Source: Li, Lyu, Koren, Lyu, Li, Ma, *Neural Attention Distillation*, ICLR 2021.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.fine_tuning import FineTuningConfig, fine_tuning
-from ibau_lite.defenses.layers import outputs, stages
+from ibau_lite.defenses.layers import batch_norm_training, outputs, stages
 from ibau_lite.defenses.passes import passes
 from ibau_lite.defenses.protocol import (
     Defended,
@@ -44,8 +42,7 @@ class NADConfig(FineTuningConfig):
     last betas if there are fewer sizes). `teacher` is how the teacher is fine-tuned.
 
     `batch_statistics` normalises the student by the batch and moves BatchNorm's running statistics,
-    as published: alone among the defences here, for with frozen ones SGD at this `lr` and these β
-    diverges. A batch of one image, which has none, is normalised by the running ones.
+    as published: with frozen ones SGD at this `lr` and these β diverges.
     """
 
     epochs: int = 20
@@ -105,7 +102,7 @@ def nad(
             tuned.model(images)
         with (
             outputs(student, layers) as seen,
-            _batch_norm_training(student, config.batch_statistics and len(images) > 1),
+            batch_norm_training(student, images, config.batch_statistics),
         ):
             logits = student(images)
         distance = torch.stack(
@@ -139,28 +136,6 @@ def nad(
 def attention(features: Tensor) -> Tensor:
     """The attention map of features [N, C, H, W]: Σ_c |F_c|² at unit l2 norm, [N, H·W]."""
     return F.normalize(features.square().sum(1).flatten(1), dim=1)
-
-
-@contextmanager
-def _batch_norm_training(model: nn.Module, wanted: bool) -> Iterator[None]:
-    """Inside, BatchNorm (but for frozen ones) uses the batch; dropout stays off."""
-    norms = [
-        module
-        for module in model.modules()
-        if wanted and isinstance(module, nn.BatchNorm2d) and not _frozen(module)
-    ]
-    for module in norms:
-        module.train()
-    try:
-        yield
-    finally:
-        for module in norms:
-            module.eval()
-
-
-def _frozen(module: nn.Module) -> bool:
-    parameters = list(module.parameters())
-    return bool(parameters) and not any(p.requires_grad for p in parameters)
 
 
 def _sgd(

@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from ibau_lite import models
-from ibau_lite.defenses.layers import last_convolution, norm_after, outputs, stages
+from ibau_lite.defenses.layers import (
+    batch_norm_training,
+    last_convolution,
+    norm_after,
+    outputs,
+    stages,
+)
 
 IMAGE = torch.zeros(1, 3, 16, 16)
 NETWORKS = {
@@ -71,3 +77,23 @@ def test_outputs_are_those_of_the_last_pass_and_the_hooks_go():
     assert not any(module._forward_hooks for module in network.modules())
     with pytest.raises(ValueError, match="no module 99"), outputs(network, ("99",)):
         pass
+
+
+@pytest.mark.parametrize("record", [False, True])
+def test_batch_statistics_inside_and_running_ones_outside(record):
+    network = models.small_cnn(5, width=4).eval()
+    network[5].requires_grad_(False)
+    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    with batch_norm_training(network, images, record=record):
+        normal = network[:2](images)
+        network(images)
+    assert normal.mean((0, 2, 3)).abs().max() < 1e-5  # normalised by this very batch
+    moved = {n for n, b in network.named_buffers() if not torch.equal(b, before[n])}
+    layers = {name.split(".")[0] for name in moved}
+    assert layers == ({"1", "9", "13"} if record else set())  # 5 is frozen
+    assert not any(module.training for module in network.modules())
+    assert all(network[k].track_running_stats for k in (1, 5, 9, 13))
+    with batch_norm_training(network, images[:1]):
+        assert torch.equal(network(images[:1]), network(images[:1]))
+        assert not network[1].training
