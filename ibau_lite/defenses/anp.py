@@ -20,6 +20,7 @@ from torch.func import functional_call
 
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.fine_tuning import FineTuningConfig
+from ibau_lite.defenses.layers import batch_norm_training
 from ibau_lite.defenses.passes import passes
 from ibau_lite.defenses.protocol import (
     Defended,
@@ -39,6 +40,8 @@ class ANPConfig(FineTuningConfig):
     The published run takes 2,000 batches of 128 from 500 images; here `epochs` passes over the
     clean set. δ and ξ start uniformly in [−ε, ε] for each batch and take one step of length ε along
     the sign of the gradient, clipped to the interval (the published code does not clip).
+    `batch_statistics` normalises by the batch while the masks are learnt, as published; the running
+    statistics stay.
     """
 
     epochs: int = 20
@@ -48,6 +51,7 @@ class ANPConfig(FineTuningConfig):
     epsilon: float = 0.4
     alpha: float = 0.2
     threshold: float = 0.2
+    batch_statistics: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,7 +91,8 @@ def anp(
 
     def step(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         def loss_at(shifts: dict[str, Tensor] | None) -> Tensor:
-            logits = functional_call(model, neurons.weights(shifts), (images,))
+            with batch_norm_training(model, images, config.batch_statistics, record=False):
+                logits = functional_call(model, neurons.weights(shifts), (images,))
             return F.cross_entropy(logits, labels)
 
         shifts = neurons.noise(config.epsilon, generator)

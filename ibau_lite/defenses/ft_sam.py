@@ -22,6 +22,7 @@ from torch.func import functional_call
 
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.fine_tuning import FineTuningConfig
+from ibau_lite.defenses.layers import batch_norm_training
 from ibau_lite.defenses.passes import passes
 from ibau_lite.defenses.protocol import (
     Defended,
@@ -38,8 +39,9 @@ __all__ = ["FTSAMConfig", "ft_sam", "sharpest"]
 class FTSAMConfig(FineTuningConfig):
     """Settings of `ft_sam`: SGD with a cosine step, the radius ρ, smoothed labels.
 
-    The published run takes 100 epochs on 2,500 images. As in every defence of this library,
-    BatchNorm's statistics stay frozen.
+    The published run takes 100 epochs on 2,500 images. `batch_statistics` normalises by the batch
+    and moves BatchNorm's running statistics (at θ, not at θ + ε), as published: with frozen ones a
+    shift of this radius changes the scale of every layer, and training diverges.
     """
 
     epochs: int = 20
@@ -49,6 +51,7 @@ class FTSAMConfig(FineTuningConfig):
     weight_decay: float = 5e-4
     radius: float = 2.0
     label_smoothing: float = 0.1
+    batch_statistics: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,16 +92,19 @@ def ft_sam(
     steps = config.epochs * -(-len(clean) // config.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
-    def loss_at(point: Mapping[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
-        logits = functional_call(model, dict(point), (images,))
+    def loss_at(
+        point: Mapping[str, Tensor], images: Tensor, labels: Tensor, *, record: bool
+    ) -> Tensor:
+        with batch_norm_training(model, images, config.batch_statistics, record=record):
+            logits = functional_call(model, dict(point), (images,))
         return F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
 
     def step(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        loss = loss_at(theta, images, labels)
+        loss = loss_at(theta, images, labels, record=True)
         slopes = torch.autograd.grad(loss, list(theta.values()), allow_unused=True)
         shift = sharpest(theta, dict(zip(theta, slopes, strict=True)), config.radius)
         moved = {name: (p.detach() + shift[name]).requires_grad_() for name, p in theta.items()}
-        sharp = loss_at(moved, images, labels)
+        sharp = loss_at(moved, images, labels, record=False)
         slopes = torch.autograd.grad(sharp, list(moved.values()), allow_unused=True)
         for parameter, slope in zip(theta.values(), slopes, strict=True):
             parameter.grad = slope
