@@ -182,6 +182,31 @@ def test_the_bound_is_attained_in_one_dimension(mu, eta_1, eta_2, rho_2, ell, e,
     assert math.isclose(float(far - true), c.bound(e), rel_tol=1e-6)
 
 
+def test_the_term_of_rho_1_is_attained_to_first_order():
+    """The end of proposition prop-thm1-sharp: bound/error → 1 as e → 0, from above."""
+    mu, rho, ell, M = 0.7, 3.0, 1.3, 0.9
+    ratios = []
+    for e in (1e-1, 1e-2, 1e-3):
+
+        def inner(d, t, e=e):
+            concave = -0.5 * (mu + rho * e) * d @ d + rho / 6 * (d**3).sum()
+            return concave + ell * (t["t"] * d).sum()
+
+        def outer(d, t):
+            return M * d.sum() + 0 * t["t"].sum()
+
+        theta = {"t": torch.zeros(1, dtype=torch.float64)}
+        delta = torch.tensor([e], dtype=torch.float64)
+        solve = functools.partial(conjugate_gradient, max_iter=1)
+        far = hypergradient(outer, inner, delta, theta, solver=solve).total["t"]
+        true = hypergradient(outer, inner, 0 * delta, theta, solver=solve).total["t"]
+        c = constants(
+            mu_H=mu, L_H=mu + rho * e, eta_1=0.0, eta_2=0.0, rho_1=rho, rho_2=0.0, L_21=ell, M=M
+        )
+        ratios.append(c.bound(e) / float(far - true))
+    assert 1 < ratios[2] < ratios[1] < ratios[0] and ratios[2] < 1.01
+
+
 def test_without_strong_concavity_the_bound_is_refused_and_would_be_false():
     """Broken on purpose: an indefinite A. The formula with |λ| in place of μ_H is no bound."""
     with pytest.raises(ValueError, match="strongly concave"):
