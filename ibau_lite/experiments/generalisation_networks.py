@@ -287,8 +287,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if data == "zoo":
             rows, source = list(zoo()), "digits"
         else:
-            dataset = load(data, clean=1000) if data != "signs" else load(data)
-            search = {"restarts": 2, "steps": 10, "images": 200}
+            dataset = load(data) if data == "signs" else load(data, clean=1000, test=2000)
+            search = {"restarts": 2, "steps": 10, "images": 100}
             rows = list(before_and_after(experiments[data], dataset, **search))
             source = dataset.source
         record = {"data": data, "profile": choice.profile, "source": source, "rows": rows}
