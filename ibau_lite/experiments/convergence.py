@@ -6,7 +6,8 @@ float64, so that an error is measured and not estimated.
     python -m ibau_lite.experiments.convergence --profile cpu --data gtsrb --penalty 20
 
 samples the constants on a poisoned network of the first run, with a penalty that makes H concave,
-and prints errors beside bounds (some minutes of one CPU core; fewer with fewer --images).
+prints errors beside bounds and records them (some minutes of one CPU core; fewer with fewer
+--images).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import copy
 import functools
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ from ibau_lite import checkpoints
 from ibau_lite.attacks import AllToOne, Attack, Patch
 from ibau_lite.data import Labelled, load
 from ibau_lite.experiments.first_run import PROFILES, experiments
+from ibau_lite.experiments.records import append, provenance
 from ibau_lite.hypergrad import (
     Constraint,
     ImplicitSystem,
@@ -480,9 +483,10 @@ def _solution_norm(problem: Problem, delta: Tensor, exact: Callable[..., Solutio
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Sample the constants on one poisoned network and print errors beside bounds."""
+    """Sample the constants on one poisoned network; print and record errors beside bounds."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--profile", default="smoke", choices=PROFILES)
+    parser.add_argument("--results", type=Path, default=Path("results/convergence.jsonl"))
     parser.add_argument("--data", help="which data set of the profile; the first by default")
     parser.add_argument("--network", type=Path, help="a poisoned network, instead of training one")
     parser.add_argument("--penalty", type=float, default=20.0)
@@ -498,20 +502,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoints.load(choice.network, model)
     else:
         model = experiment.victim(dataset, progress=True).model.cpu()
-    problem = network_problem(model, dataset.clean[: choice.images], penalty=choice.penalty)
-    constants = _constants(problem, problem.start)
-    print(f"{problem.name}: ‖δ(θ)‖ = {float(problem.solution.norm()):.3g}")
-    print(
-        "  ".join(
-            f"{name} {value:.3g}" for name, value in vars(constants).items() if name != "kind"
-        )
-    )
-    for row in grid(problem, ascents=[0, 2], solves=[0, 4], methods=["conjugate_gradient"]):
+    started = time.process_time()
+    record = _on_network(model, dataset.clean[: choice.images], choice.penalty)
+    heading = {"profile": choice.profile, "data": experiment.data, "source": dataset.source}
+    spent = {"cpu_seconds": time.process_time() - started}
+    append(choice.results, {**heading, **record, **spent, **provenance()})
+    print(f"penalty {choice.penalty:g}: ‖δ(θ)‖ = {record['norm']:.3g}")
+    print("  ".join(f"{name} {value:.3g}" for name, value in record["constants"].items()))
+    for row in record["rows"]:
         print(
             f"T = {row['T']}, K = {row['K']}: error {row['error']:.3g}, "
             f"bound {row['bound']:.3g}, second-order law {row['second']:.3g}"
         )
     return 0
+
+
+def _on_network(model: nn.Module, part: Labelled, penalty: float) -> dict[str, Any]:
+    """What `main` records: sampled constants, and errors beside bounds, as JSON.
+
+    `slope` is the ‖∇₁H‖ that is left at δ(θ): it says how far the truth is to be trusted.
+    """
+    problem = network_problem(model, part, penalty=penalty)
+    constants = _constants(problem, problem.start)
+    rows = grid(problem, ascents=[0, 2], solves=[0, 4], methods=["conjugate_gradient"])
+    slope = torch.func.grad(problem.inner)(problem.solution, problem.theta)
+    return {
+        "images": len(part),
+        "penalty": penalty,
+        "norm": float(problem.solution.norm()),
+        "slope": float(slope.norm()),
+        "truth": norm(problem.truth),
+        "constants": {name: v for name, v in vars(constants).items() if name != "kind"},
+        "rows": [
+            {key: row[key] for key in ("T", "K", "distance", "error", "bound", "second", "ratio")}
+            for row in rows
+        ],
+    }
 
 
 if __name__ == "__main__":

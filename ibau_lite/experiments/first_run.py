@@ -171,10 +171,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", default="smoke", choices=PROFILES)
     parser.add_argument("--results", type=Path, default=Path("results/first_run.jsonl"))
     parser.add_argument("--data", help="only these data sets, separated by commas")
-    parser.add_argument("--only", help="only these rows, by label, separated by commas")
+    parser.add_argument("--only", help="only these rows, by label, separated by semicolons")
     choice = parser.parse_args(arguments)
     chosen = choice.data.split(",") if choice.data else None
-    only = choice.only.split(",") if choice.only else None
+    only = choice.only.split(";") if choice.only else None
     known = experiments(choice.profile)
     unknown = sorted(set(chosen or ()) - {experiment.data for experiment in known})
     if unknown:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import resource
+import statistics
 import sys
 import warnings
 from functools import partial
@@ -86,17 +87,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="peak memory of one outer step")
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--products", type=int, default=5, help="K, at least 1")
+    parser.add_argument("--repeats", type=int, default=5, help="the median counts")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
-    if options.images < 20 or options.products < 1:
-        parser.error("--images must be at least 20 and --products at least 1")
+    if options.images < 20 or min(options.products, options.repeats) < 1:
+        parser.error("--images must be at least 20, --products and --repeats at least 1")
     context = multiprocessing.get_context("spawn")
     print(f"{options.images} images inside and outside, K = {options.products}\n")
     print(f"{'':40} {'MiB':>6}  / training step")
     unit = None
     for name in CONTENDERS:
-        with context.Pool(1) as pool:
-            mib = pool.apply(measure, (name, options.images, options.products, options.device))
+        lifts = []
+        for _ in range(options.repeats):
+            with context.Pool(1) as pool:
+                job = (name, options.images, options.products, options.device)
+                lifts.append(pool.apply(measure, job))
+        mib = statistics.median(lifts)
         unit = unit or mib
         print(f"{name:40} {mib:6.0f} {mib / unit:8.2f}")
 

@@ -10,6 +10,7 @@ import torch
 from ibau_lite.theory.active_constraint import arc
 
 from ibau_lite.experiments import convergence as cv
+from ibau_lite.experiments import read
 from ibau_lite.hypergrad import hypergradient
 from ibau_lite.minimax import Risk
 from ibau_lite.models import mlp
@@ -108,17 +109,25 @@ def test_any_network_matrix_free_agrees_with_the_dense_way(digits):
         cv.network_problem(network, part[:50], penalty=0.2, iterations=20)
 
 
-def test_the_command_prints_constants_and_errors(tmp_path, monkeypatch, capsys, digits):
+def test_the_command_prints_and_records_constants_and_errors(tmp_path, monkeypatch, capsys, digits):
     network, part = digits
     experiment = SimpleNamespace(
         data="tiny",
-        load=lambda: SimpleNamespace(clean=part),
+        load=lambda: SimpleNamespace(clean=part, source="somewhere"),
         victim=lambda dataset, progress: SimpleNamespace(model=network),
     )
     monkeypatch.setattr(cv, "experiments", lambda profile: (experiment,))
-    assert cv.main(["--penalty", "4", "--images", "10"]) == 0
+    results = tmp_path / "results.jsonl"
+    assert cv.main(["--penalty", "4", "--images", "10", "--results", str(results)]) == 0
     printed = capsys.readouterr().out
     assert "mu_H" in printed and printed.count("second-order law") == 4
+    (record,) = read(results)
+    assert record["data"] == "tiny" and record["source"] == "somewhere" and record["images"] == 10
+    assert record["slope"] < 1e-12  # a smooth network: δ(θ) is one, and the truth can be trusted
+    assert all(row["error"] <= row["bound"] for row in record["rows"])
+    assert [row["ratio"] for row in record["rows"]] == pytest.approx(
+        [row["bound"] / row["error"] for row in record["rows"]]
+    )
     with pytest.raises(SystemExit):
         cv.main(["--data", "none"])
 

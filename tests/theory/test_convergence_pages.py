@@ -1,4 +1,4 @@
-"""The pages of Theorem 1 and its supplements: every statement proved, every name in the code."""
+"""The pages of the theory: every statement proved, every name in the code."""
 
 from __future__ import annotations
 
@@ -57,6 +57,28 @@ def test_every_name_of_the_library_on_the_page_exists(page: str) -> None:
     for name in names:
         resolve(name)
     assert names or page == "objectives"
+
+
+@pytest.mark.parametrize("page", ["generalisation_linear", "generalisation_networks"])
+def test_every_name_in_the_tables_of_theorems_2_and_3_exists(page: str) -> None:
+    table = text(page).split("## In the library")[1]
+    assert "in `ibau_lite.theory`" in table
+    found, module = 0, ""
+    for name in re.findall(r"`(\w*(?:\.\w+)+)`", table.replace("`ibau_lite.theory`", "")):
+        first, _, rest = name.partition(".")
+        module = first or module  # `.of_matrix` stands for the module named before it
+        resolve(f"theory.{module}.{rest}")
+        found += 1
+    assert found >= 9
+
+
+def test_the_notation_has_an_entry_for_each_symbol_of_the_talk() -> None:
+    entries = "".join(line for line in text("notation").splitlines() if line.startswith("$"))
+    for symbol in (
+        r"\nabla_1", r"\nabla_2", r"\hat\rho_1", r"\hat\rho_2", r"\eta_1", r"\eta_2", r"\mu_H",
+        "L_H", r"\varrho_i", r"\chi", r"\xi", r"C_\delta", r"C_\theta", "s_i", "W", "n",
+    ):  # fmt: skip
+        assert re.search(rf"\$[^$]*{re.escape(symbol)}(?![A-Za-z_])", entries), symbol
 
 
 def test_a_name_that_does_not_exist_is_found_out() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -141,6 +142,26 @@ def test_slopes_two_and_one_on_a_smooth_network():
     }
     assert abs(slope(distances, errors["naive"]) - 1) < 0.05
     assert abs(slope(distances, errors["implicit"]) - 2) < 0.05
+
+
+def test_a_jump_of_the_hessian_breaks_the_second_order_law():
+    """Broken on purpose: ∇₁²H jumps halfway from δ(θ) to δ̃, as ELU's does: slope 1, not 2."""
+    theta = {"t": torch.zeros(1, dtype=F64)}
+    distances = [0.1 * 2**-k for k in range(5)]
+    slopes = {}
+    for jump in (0.0, 3.0):
+        errors = []
+        for e in distances:
+
+            def inner(d, t, e=e, jump=jump):  # the maximiser at θ = 0 is 0, and ∇ψ = 0 there
+                beyond = torch.where(d > 0.5 * e, (d - 0.5 * e) ** 2, 0 * d).sum()
+                return -(d * d + d**3).sum() - jump * beyond + (t["t"] * d).sum()
+
+            far = torch.tensor([e], dtype=F64)
+            errors.append(norm(hypergradient(inner, inner, far, theta, solver=EXACT).total))
+        slopes[jump] = slope(distances, errors)
+    assert abs(slopes[0.0] - 2) < 0.1
+    assert abs(slopes[3.0] - 1) < 0.1
 
 
 def test_a_few_solver_steps_bend_the_slope_back_to_one():
@@ -321,6 +342,31 @@ def test_relu_networks_have_no_negative_curvature_and_softplus_ones_do(smooth):
     assert min(lowest) < -1e-2 if smooth else min(lowest) > -1e-12
 
 
+def test_ties_that_last_are_no_kinks():
+    """A pooling window of zeros behind ReLU ties at every δ nearby: H is convex there all the same."""
+    generator = torch.Generator().manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 3, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+        torch.nn.Flatten(), torch.nn.Linear(12, 3),
+    ).double().eval()  # fmt: skip
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=F64))
+    risk = Risk(network, draw(8, 1, 4, 4), torch.arange(8) % 3)
+    delta, theta = 0.5 * draw(1, 4, 4, seed=1), theta_of(risk)
+    hidden = network[1](network[0](risk.images + delta))
+    windows = torch.nn.functional.unfold(hidden.reshape(-1, 1, 4, 4), 2, stride=2)
+    assert bool((windows == 0).all(1).any())  # some image ties
+    dense = torch.func.hessian(lambda d: risk(d, theta))(delta).reshape(16, 16)
+    values = torch.linalg.eigvalsh(dense)
+    assert float(values[0]) > -1e-12 and float(values[-1]) > 1e-3
+    step = 1e-4 * unit(1, 4, 4, seed=2)
+    between = risk(delta, theta) <= 0.5 * risk(delta + step, theta) + 0.5 * risk(
+        delta - step, theta
+    )
+    assert bool(between)
+
+
 def test_a_kink_can_be_a_hilltop():
     """ln(1 + exp(-|δ|)) is the loss of a network of linear pieces with a maximum at 0."""
     network = torch.nn.Sequential(
@@ -472,6 +518,104 @@ def test_second_order_law_on_the_sphere():
         assert slopes[-1] >= c.mu_S * length * (1 - 1e-9)  # what a program sees
     assert abs(slope(lengths, errors["naive"]) - 1) < 0.1
     assert abs(slope(lengths, errors["implicit"]) - 2) < 0.1
+
+
+class CubicOnSphere:
+    """H with a cubic part in δ and a mixed one that moves, and a maximiser `best` by construction.
+
+    The tests above have constant Hessians; here ρ̂₁ and ρ̂₂ are at work. All derivatives in closed
+    form, at θ = 0.
+    """
+
+    def __init__(self, seed: int, d: int = 3, p: int = 2) -> None:
+        self.radius = (0.3, 1.0, 4.0)[seed % 3]
+        Q, T, D = draw(d, d, seed=seed), draw(d, d, d, seed=seed + 1), draw(p, d, d, seed=seed + 2)
+        self.Q = 0.5 * (Q + Q.T)
+        self.T = sum(T.permute(order) for order in itertools.permutations(range(3))) / 6
+        self.T, self.D = self.T / self.radius, 0.5 * (D + D.transpose(1, 2)) / self.radius
+        self.C = draw(p, d, seed=seed + 3)
+        self.best = self.radius * unit(d, seed=seed + 4)
+        self.multiplier = 4.0 + float(torch.linalg.matrix_norm(self.A(self.best), 2))
+        self.c = self.multiplier * self.best - self.slope(self.best)  # now ∇₁H = λδ at `best`
+
+    def A(self, x):
+        return self.Q + torch.einsum("ijk,k->ij", self.T, x)
+
+    def B(self, x):
+        return self.C + torch.einsum("pij,j->pi", self.D, x)
+
+    def slope(self, x):
+        return getattr(self, "c", 0) + self.Q @ x + 0.5 * torch.einsum("ijk,j,k->i", self.T, x, x)
+
+    def inner(self, d, t):
+        cubic = torch.einsum("ijk,i,j,k->", self.T, d, d, d) / 6
+        mixed = t["t"] @ (self.C @ d + 0.5 * torch.einsum("pij,i,j->p", self.D, d, d))
+        return self.c @ d + 0.5 * d @ self.Q @ d + cubic + mixed
+
+    def lowest(self, x) -> float:
+        P = torch.eye(len(x), dtype=F64) - torch.outer(x, x) / self.radius**2
+        multiplier = float(self.slope(x) @ x) / self.radius**2
+        M = P @ (multiplier * torch.eye(len(x), dtype=F64) - self.A(x)) @ P
+        return float(torch.linalg.eigvalsh(M + 1e6 * (torch.eye(len(x), dtype=F64) - P))[0])
+
+    def arc(self, angle: float, points: int = 21) -> tuple[list, list]:
+        """Points of a great circle from `best`, and its unit tangents there."""
+        u = draw(len(self.best), seed=77)
+        u = u - (u @ self.best) / self.radius**2 * self.best
+        u = u / u.norm()
+        turns = torch.linspace(0, angle, points, dtype=F64)
+        at = [t.cos() * self.best + t.sin() * self.radius * u for t in turns]
+        return at, [t.cos() * u - t.sin() * self.best / self.radius for t in turns]
+
+    def constants(self, angle: float) -> tuple[SphereConstants, float]:
+        """For F = H along the arc, and τ."""
+
+        def norm_of(matrix):
+            return float(torch.linalg.matrix_norm(matrix, 2))
+
+        at, tangents = self.arc(angle)
+        slopes = [self.slope(x) for x in at]
+        tau = max(
+            float((g - (g @ x) / self.radius**2 * x).norm())
+            for x, g in zip(at, slopes, strict=True)
+        )
+        c = SphereConstants(
+            mu_S=min(self.lowest(at[0]), self.lowest(at[-1])),
+            L_H=max(norm_of(self.A(x)) for x in at), eta_1=max(norm_of(self.A(x)) for x in at),
+            eta_2=max(norm_of(self.B(x)) for x in at), L_21=max(norm_of(self.B(x)) for x in at),
+            rho_1=max(norm_of(torch.einsum("ijk,k->ij", self.T, u)) for u in tangents),
+            rho_2=max(norm_of(torch.einsum("pij,j->pi", self.D, u)) for u in tangents),
+            M_T=0.0, G=self.multiplier * self.radius, multiplier=self.multiplier,
+            radius=self.radius, kind="exact",
+        )  # fmt: skip
+        return c, tau
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 500), st.sampled_from([0.01, 0.1, 0.5]))
+def test_both_laws_on_the_sphere_where_the_hessians_move(seed, angle):
+    m = CubicOnSphere(seed)
+    theta = {"t": torch.zeros(2, dtype=F64)}
+    c, tau = m.constants(angle)
+    delta = m.arc(angle)[0][-1]
+    torch.testing.assert_close(torch.func.grad(m.inner)(delta, theta), m.slope(delta))
+    truth = hypergradient(m.inner, m.inner, m.best, theta, solver=None).total
+    h = hypergradient(m.inner, m.inner, delta, theta, solver=EXACT, constraint=Sphere())
+    error = gap(h, truth)
+    assert error <= c.bound(float((delta - m.best).norm()))
+    assert error <= c.second_order(arc(delta, m.best), tau)
+
+    b = unit(3, seed=seed + 9)  # F = ⟨b, δ⟩ is another objective: the terms with M_T and ρ̂_S
+    tangential = float((b - (b @ m.best) / m.radius**2 * m.best).norm())
+    c = dataclasses.replace(c, eta_1=0.0, eta_2=0.0, M_T=tangential, G=1.0)
+    far, true = (
+        hypergradient(
+            lambda d, t: b @ d + 0 * t["t"].sum(),
+            m.inner, x, theta, solver=EXACT, constraint=Sphere(),
+        ).total["t"]
+        for x in (delta, m.best)
+    )  # fmt: skip
+    assert float((far - true).norm()) <= c.bound(float((delta - m.best).norm()))
 
 
 def test_a_penalty_changes_nothing_on_the_sphere():

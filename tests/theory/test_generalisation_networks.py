@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ibau_lite.theory import covering, spectral_norms
 from ibau_lite.theory import generalisation_networks as networks
 from ibau_lite.theory.chain import chain, lipschitz
+from ibau_lite.theory.margins import margin_error, margins
 from ibau_lite.theory.rank_correlation import kendall
 from torch import nn
 
@@ -395,6 +396,29 @@ def test_a_network_that_did_not_move_pays_for_delta_only():
     by_volume = networks.complexity(a, 1.0, 10**4)
     as_layer = 2 * covering.chaining(lambda u: 2 * (a.total / u) ** 2, 10**4)
     assert by_volume < as_layer
+
+
+def test_a_reference_that_has_seen_the_sample_breaks_the_bound():
+    """Broken on purpose: labels learnt by heart, and distances measured from what was learnt."""
+    shape, n = (1, 20, 20), 300
+    x = draw(2 * n, *shape) / 20  # more pixels than images: any labels can be fitted
+    y = torch.randint(10, (2 * n,), generator=torch.Generator().manual_seed(1))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(400, 10, bias=False)).double().eval()
+    with torch.no_grad():
+        wanted = F.one_hot(y[:n], 10).to(F64)
+        model[1].weight.copy_((torch.linalg.pinv(x[:n].flatten(1)) @ wanted).T)
+        margin = margins(model(x), y)
+    assert float(margin[:n].min()) > 0.99  # by heart
+    truth = float(margin_error(margin[n:]))
+
+    def bound(reference: nn.Module | None) -> float:
+        found = networks.constants(model, shape, reference=reference, anchor=0.0)
+        return networks.choose_margin(
+            found, margin[:n], chi=2.0, c_delta=0.0, gammas=[0.9]
+        ).bound.total
+
+    assert bound(model) < 0.5 < 0.8 < truth  # the reference depends on the sample: no theorem
+    assert bound(None) > truth  # from zero: true, and empty
 
 
 def test_rounding_goes_up_and_its_price_is_that_of_the_weights():
