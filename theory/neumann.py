@@ -24,7 +24,7 @@ def filter_factor(eigenvalues: Tensor, *, step: float, steps: int, damping: floa
     safe = torch.where(small, shifted, torch.zeros_like(shifted))
     gentle = -torch.expm1(steps * torch.log1p(-step * safe))
     power = torch.where(small, gentle, 1 - (1 - step * shifted) ** steps)
-    zero = shifted == 0
+    zero = (step * shifted).abs() < 1e-290  # where the division below would lose digits
     return torch.where(zero, step * steps, power / torch.where(zero, 1.0, shifted))
 
 

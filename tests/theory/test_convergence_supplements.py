@@ -343,7 +343,7 @@ def test_relu_networks_have_no_negative_curvature_and_softplus_ones_do(smooth):
 
 
 def test_ties_that_last_are_no_kinks():
-    """A pooling window of zeros behind ReLU ties at every δ nearby: H is convex there all the same."""
+    """A pooling window of zeros behind ReLU ties at every δ nearby: H is convex all the same."""
     generator = torch.Generator().manual_seed(0)
     network = torch.nn.Sequential(
         torch.nn.Conv2d(1, 3, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
