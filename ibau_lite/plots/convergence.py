@@ -96,8 +96,9 @@ def distributions(
     """
     if not panels or not all(panels.values()):
         raise ValueError("panels: at least one with at least one spectrum is expected, got none")
-    figure, [axes] = blank(1, len(panels), 4.2 * len(panels), 3.4)
-    for place, (title, spectra) in zip(axes, panels.items(), strict=True):
+    # One below the other: side by side, three would be too small to read on a phone.
+    figure, column = blank(len(panels), 1, 6.4, 0.4 + 2.3 * len(panels))
+    for [place], (title, spectra) in zip(column, panels.items(), strict=True):
         for number, (name, seen) in enumerate(spectra.items()):
             pairs = sorted(zip(seen["values"], seen["weights"], strict=True))
             values, total, heights = [v for v, _ in pairs], 0.0, []
@@ -112,8 +113,8 @@ def distributions(
         place.axvline(0, color=INK, linestyle=":", linewidth=1.2)
         plain(place)
         place.set_xscale("symlog", linthresh=threshold)
-        place.set_xlabel(xlabel, color=INK)
+        place.set_ylabel("below (%)", color=INK)
         place.set_title(title, fontsize=10, color=INK)
         place.legend(frameon=False, fontsize=8)
-    axes[0].set_ylabel("eigenvalues below (%)", color=INK)
+    place.set_xlabel(xlabel, color=INK)
     return figure

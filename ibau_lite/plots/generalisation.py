@@ -21,14 +21,16 @@ _TERMS = ("empirical", "complexity", "confidence")
 def bound_terms(
     panels: Mapping[str, Sequence[Mapping[str, Any]]], over: str, *, xlabel: str
 ) -> Figure:
-    """Stack the three terms of a bound for each row, beside what was measured; one panel a name.
+    """Stack the three terms of a bound for each row, with what was measured; a panel a name.
 
     A row holds `empirical`, `complexity`, `confidence`, the measured `left`, and its setting under
     the key `over`. Above the dotted line at 1 a bound is empty. Raises `ValueError` for no rows.
     """
     if not panels or not all(panels.values()):
         raise ValueError("panels: at least one row for each is expected, got none")
-    figure, [axes] = blank(1, len(panels), 0.5 + 3.9 * len(panels), 3.4)
+    # One below the other: side by side, three would be too small to read on a phone.
+    figure, column = blank(len(panels), 1, 6.4, 1.0 + 2.1 * len(panels))
+    axes = [place for [place] in column]
     for place, (title, rows) in zip(axes, panels.items(), strict=True):
         plain(place)
         bottom = [0.0] * len(rows)
@@ -47,12 +49,12 @@ def bound_terms(
         )  # fmt: skip
         place.axhline(1, color=INK, linestyle=":", linewidth=1.2)
         place.set_xticks(range(len(rows)), [f"{row[over]:g}" for row in rows])
-        place.set_xlabel(xlabel, color=INK)
         place.set_title(title, fontsize=10, color=INK)
     top = max(1.0, *(sum(row[term] for term in _TERMS) for rows in panels.values() for row in rows))
     for place in axes:
         place.set_ylim(-0.04 * top, 1.05 * top)  # one scale, and room for a measurement of zero
-    axes[0].set_ylabel("probability of an error, and its bound", color=INK)
+    axes[-1].set_xlabel(xlabel, color=INK)
+    axes[len(axes) // 2].set_ylabel("probability of an error, and its bound", color=INK)
     _legend(axes[0])
     return figure
 
