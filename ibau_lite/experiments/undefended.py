@@ -6,50 +6,23 @@ ASR is the printed average) and 4 (Trojan WM at lower rates), in per cent as pri
 
 from __future__ import annotations
 
+from ibau_lite.experiments.published import PUBLISHED
+
 __all__ = ["SEVEN", "UNDEFENDED"]
 
+_ROWS = [entry for entry in PUBLISHED if entry.defense == "no defence" and entry.clean == 5000]
+
 UNDEFENDED: dict[tuple[str, str], tuple[float, float]] = {
-    ("cifar10", "badnets"): (84.94, 98.28),
-    ("cifar10", "blend"): (84.82, 99.78),
-    ("cifar10", "l0_inv"): (85.36, 100.0),
-    ("cifar10", "l2_inv"): (85.26, 100.0),
-    ("cifar10", "smooth"): (85.34, 99.24),
-    ("cifar10", "trojan_sq"): (84.76, 99.66),
-    ("cifar10", "trojan_wm"): (84.92, 99.96),
-    ("cifar10", "all_to_all"): (86.38, 85.02),
-    ("cifar10", "seven_to_seven"): (85.96, 98.37),
-    ("cifar10", "trojan_wm_5"): (86.58, 99.88),
-    ("cifar10", "trojan_wm_0.5"): (86.42, 98.58),
-    ("gtsrb", "badnets"): (97.69, 99.18),
-    ("gtsrb", "blend"): (97.44, 99.91),
-    ("gtsrb", "l0_inv"): (97.72, 100.0),
-    ("gtsrb", "l2_inv"): (97.57, 99.91),
-    ("gtsrb", "smooth"): (97.87, 99.89),
-    ("gtsrb", "trojan_sq"): (98.12, 99.98),
-    ("gtsrb", "trojan_wm"): (97.84, 100.0),
-    ("gtsrb", "all_to_all"): (97.10, 95.42),
-    ("gtsrb", "seven_to_seven"): (97.18, 99.37),
+    (entry.data, entry.attack if entry.rate == 0.2 else f"{entry.attack}_{100 * entry.rate:g}"): (
+        entry.accuracy,
+        entry.attack_success_rate,
+    )
+    for entry in _ROWS
+    if entry.accuracy is not None and entry.attack_success_rate is not None
 }
 """(data, network of the zoo) -> (ACC, ASR)."""
 
 SEVEN: dict[str, dict[str, float]] = {
-    "cifar10": {
-        "trojan_wm": 99.92,
-        "trojan_sq": 99.42,
-        "badnets": 94.5,
-        "smooth": 97.08,
-        "blend": 98.12,
-        "l0_inv": 100.0,
-        "l2_inv": 99.54,
-    },
-    "gtsrb": {
-        "trojan_wm": 99.49,
-        "trojan_sq": 99.59,
-        "badnets": 98.19,
-        "smooth": 99.89,
-        "blend": 99.15,
-        "l0_inv": 100.0,
-        "l2_inv": 99.33,
-    },
+    entry.data: dict(entry.by_trigger) for entry in _ROWS if entry.by_trigger
 }
 """ASR of each trigger of the 7-trigger-7-target networks (Table 3)."""
