@@ -1,11 +1,15 @@
-"""The command line: `python -m ibau_lite zoo …`; each command's own help says the rest."""
+"""The command line: `python -m ibau_lite reproduce …`; each command's own help says the rest."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-COMMANDS = {"zoo": "ibau_lite.experiments.zoo"}
+COMMANDS = {
+    "zoo": "ibau_lite.experiments.zoo",
+    "reproduce": "ibau_lite.experiments.runner",
+    "tables": "ibau_lite.experiments.report",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ibau_lite.attacks import Attack
-from ibau_lite.data import Dataset
-from ibau_lite.defenses import REGISTRY
+from ibau_lite.data import Dataset, Labelled
+from ibau_lite.defenses import REGISTRY, Defense, dp
 from ibau_lite.experiments.records import append, fingerprint, provenance, read
 from ibau_lite.experiments.victims import Victim
-from ibau_lite.metrics import evaluate
+from ibau_lite.metrics import accuracy, evaluate
 
 __all__ = ["describe", "run"]
 
@@ -69,10 +70,12 @@ def run(
     """Defend `victim` once and return the record: settings, provenance, ACC and ASR, per round.
 
     ACC and ASR are measured on the test split, before, after, and after each round (the clock
-    stands still meanwhile); nothing is chosen by them. With `results` (a JSON Lines file) the
-    record is appended, and a cell that is there already is not run again: `key` is a hash of
-    every setting and of the images. `label` names the row in a table
-    (the defence's name by default). Raises `KeyError` for a defence that is not in `REGISTRY`,
+    stands still meanwhile, and `elapsed` is what it shows); nothing is chosen by them. `by_pair` is
+    the ASR of each trigger if there are several; `found` says whether a defence that looks for a
+    trigger found one (None for the others). `dp` gets the poisoned training set. With `results` (a
+    JSON Lines file) the record is appended, and a cell that is there already is not run again:
+    `key` is a hash of every setting and of the images. `label` names the row in a table (the
+    defence's name by default). Raises `KeyError` for a defence that is not in `REGISTRY`,
     `TypeError` as `describe` does, and whatever the defence raises.
     """
     settings = {
@@ -89,20 +92,30 @@ def run(
         if record.get("key") == key:
             return record
 
-    measuring = 0.0
+    defend = _prepared(defense, dataset, attack, victim)
+    measuring = measuring_wall = 0.0
 
     def measure(model: nn.Module) -> dict[str, float]:
-        nonlocal measuring
-        began = time.process_time()
+        nonlocal measuring, measuring_wall
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # what was asked of the device before now belongs to the round
+        began, wall = time.process_time(), time.perf_counter()
+        elapsed = wall - began_wall - measuring_wall
         report = evaluate(model, dataset.test, attack)
         measuring += time.process_time() - began
-        return {"accuracy": report.accuracy, "attack_success_rate": report.attack_success_rate}
+        measuring_wall += time.perf_counter() - wall
+        return {
+            "accuracy": report.accuracy,
+            "attack_success_rate": report.attack_success_rate,
+            "elapsed": elapsed,
+        }
 
-    began = time.process_time()
-    defended = REGISTRY[defense](
+    began, began_wall = time.process_time(), time.perf_counter()
+    defended = defend(
         victim.model, dataset.clean, config=config, seed=seed, progress=progress, evaluator=measure
     )
     cpu_seconds = time.process_time() - began - measuring
+    after = evaluate(defended.model, dataset.test, attack)
     record = {
         "key": key,
         "profile": profile,
@@ -112,7 +125,9 @@ def run(
         "defense": label or defense,
         "seed": seed,
         "before": dataclasses.asdict(victim.report),
-        "after": dataclasses.asdict(evaluate(defended.model, dataset.test, attack)),
+        "after": dataclasses.asdict(after),
+        "by_pair": _by_pair(defended.model, dataset, attack),
+        "found": defended.details.get("found"),
         "seconds": defended.seconds,
         "cpu_seconds": cpu_seconds,  # of all threads: comparable where the machine is shared
         "history": defended.history,
@@ -122,3 +137,19 @@ def run(
     if results is not None:
         append(results, record)
     return record
+
+
+def _prepared(defense: str, dataset: Dataset, attack: Attack, victim: Victim) -> Defense:
+    """The defence; one that trains anew is given what the victim was trained on."""
+    if defense != "dp":
+        return REGISTRY[defense]
+    poisoned = attack.poison(dataset.train, victim.settings["rate"], victim.settings["seed"])
+    return functools.partial(dp, train=Labelled(poisoned.images, poisoned.labels))
+
+
+def _by_pair(model: nn.Module, dataset: Dataset, attack: Attack) -> dict[str, float]:
+    """The ASR of each trigger under its label rule; of a single one it is known already."""
+    if len(attack.pairs) == 1:
+        return {}
+    views = attack.test_views(dataset.test)
+    return {str(rule): accuracy(model, views[k]) for k, (_, rule) in enumerate(attack.pairs)}

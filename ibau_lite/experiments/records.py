@@ -7,7 +7,9 @@ import hashlib
 import json
 import os
 import platform
+import warnings
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +42,21 @@ def provenance() -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "versions": {
             "ibau_lite": ibau_lite.__version__,
+            "code": _code(),
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
         "hardware": {"device": device, "threads": torch.get_num_threads()},
     }
+
+
+@lru_cache
+def _code() -> str:
+    """Twelve hexadecimal digits that stand for the library's source files."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(ibau_lite.__file__).parent.rglob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _processor() -> str:
@@ -85,10 +97,11 @@ def append(path: str | Path, record: Mapping[str, Any]) -> None:
         os.close(file)
 
 
-def read(path: str | Path) -> list[dict[str, Any]]:
+def read(path: str | Path, *, cut: bool = False) -> list[dict[str, Any]]:
     """All records of a file, in the order they were finished; none where there is no file.
 
-    Raises `ValueError` that names the line which is not a JSON object.
+    Raises `ValueError` that names the line which is not a JSON object. With `cut`, a line that is
+    not JSON, which a crash may leave, is passed over with a warning.
     """
     path = Path(path)
     if not path.exists() or not path.stat().st_size:
@@ -101,6 +114,11 @@ def read(path: str | Path) -> list[dict[str, Any]]:
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
+            if cut:
+                warnings.warn(
+                    f"{path}, line {number}: was cut short, and its cell is lost", stacklevel=2
+                )
+                continue
             raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(record, dict):
             raise ValueError(f"{path}, line {number}: an object is expected, got {record!r}")

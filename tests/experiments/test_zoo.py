@@ -173,4 +173,4 @@ def test_what_is_not_there_is_refused_before_anything_is_trained(
 
 def test_commands_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main([]) == command_line.main(["circus"]) == 2
-    assert "usage: python -m ibau_lite {zoo}" in capsys.readouterr().err
+    assert "usage: python -m ibau_lite {zoo," in capsys.readouterr().err

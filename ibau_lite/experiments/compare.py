@@ -1,0 +1,270 @@
+"""Ours beside the talk's: each table's cells with n, spread, and whether the two agree.
+
+Two results AGREE if they give the same two answers: is the backdoor removed (ASR at most 20 %), and
+is the accuracy kept (at most 10 points below that of the network before the defence)? Absolute
+accuracies are not compared, since no two trainings give the same network. A result WINS a row if
+its ASR is no higher than the talk's I-BAU and its accuracy falls no further. Ours is the mean over
+seeds. A defence that found no trigger (×) left the network as it was, and is judged by that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ibau_lite.attacks.talk import SEVEN_TARGETS
+from ibau_lite.experiments.contenders import CONTENDERS
+from ibau_lite.experiments.plan import TABLES, Case, Cell, cases, contestants, plan
+from ibau_lite.experiments.published import PUBLISHED, Published
+from ibau_lite.metrics import Spread, spread
+
+__all__ = [
+    "KEPT",
+    "REMOVED",
+    "Comparison",
+    "Outcome",
+    "compare",
+    "counts",
+    "current",
+    "markdown",
+    "origin",
+    "published",
+    "seven",
+]
+
+REMOVED = 0.20
+"""The backdoor counts as removed if the attack success rate is at most this."""
+
+KEPT = 0.10
+"""The accuracy counts as kept if it falls by at most this."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a defence leaves, as fractions: how far the accuracy fell, and the ASR."""
+
+    drop: float
+    attack_success_rate: float
+
+    @property
+    def removed(self) -> bool:
+        return self.attack_success_rate <= REMOVED
+
+    @property
+    def kept(self) -> bool:
+        return self.drop <= KEPT
+
+    def no_worse_than(self, other: Outcome) -> bool:
+        """Neither a higher ASR nor a larger loss of accuracy."""
+        # The talk prints hundredths of a per cent.
+        return (
+            self.attack_success_rate <= other.attack_success_rate + 5e-5
+            and self.drop <= other.drop + 5e-5
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A cell of a table: our results over seeds (none if it was not run), and the talk's."""
+
+    case: Case
+    label: str
+    records: tuple[Mapping[str, Any], ...]
+    talk: Published | None
+    best: Outcome | None
+    """The talk's I-BAU on this row."""
+
+    @property
+    def n(self) -> int:
+        return len(self.records)
+
+    @property
+    def accuracy(self) -> Spread:
+        return spread(record["after"]["accuracy"] for record in self.records)
+
+    @property
+    def attack_success_rate(self) -> Spread:
+        return spread(record["after"]["attack_success_rate"] for record in self.records)
+
+    @property
+    def missed(self) -> int:
+        """How many seeds found no trigger."""
+        return sum(record["found"] is False for record in self.records)
+
+    @property
+    def ours(self) -> Outcome | None:
+        if not self.records:
+            return None
+        before = spread(record["before"]["accuracy"] for record in self.records)
+        return Outcome(before.mean - self.accuracy.mean, self.attack_success_rate.mean)
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether both give the same answers; None where one of them is not there."""
+        theirs = None if self.talk is None else published(self.talk)
+        if self.ours is None or theirs is None:
+            return None
+        return (self.ours.removed, self.ours.kept) == (theirs.removed, theirs.kept)
+
+    @property
+    def wins(self) -> bool | None:
+        """Whether ours is no worse than the talk's I-BAU on this row; None as in `agrees`."""
+        if self.ours is None or self.best is None:
+            return None
+        return self.ours.no_worse_than(self.best)
+
+
+def published(entry: Published) -> Outcome:
+    """The outcome of a printed cell; of × that of the network before any defence."""
+    before = _printed(entry, "no defence")
+    assert before is not None and before.accuracy is not None
+    assert before.attack_success_rate is not None
+    if entry.accuracy is None or entry.attack_success_rate is None:
+        return Outcome(0.0, before.attack_success_rate / 100)
+    drop = (before.accuracy - entry.accuracy) / 100
+    return Outcome(drop, entry.attack_success_rate / 100)
+
+
+def _printed(row: Published | Case, column: str) -> Published | None:
+    """The talk's cell of the same row in another column; Table 4 is Trojan WM at other rates."""
+    same = (row.data, row.attack, row.rate, row.clean)
+    for entry in PUBLISHED:
+        if (entry.data, entry.attack, entry.rate, entry.clean) == same and entry.defense == column:
+            return entry
+    return None
+
+
+def current(
+    records: Iterable[Mapping[str, Any]], profile: str
+) -> dict[Case, dict[str, dict[tuple[int, int], Mapping[str, Any]]]]:
+    """Finished records of a profile by case, defence and (seed, network seed).
+
+    Records whose settings are not those that the plan has now are left out: they are other cells.
+    """
+    found: dict[Case, dict[str, dict[tuple[int, int], Mapping[str, Any]]]] = {}
+    for record in records:
+        told = record.get("cell", {})
+        if "error" in record or told.get("profile") != profile:
+            continue
+        if told["defense"] not in CONTENDERS:
+            continue
+        case = Case(told["data"], told["attack"], told["rate"], told["clean"])
+        seeds = (told["seed"], told["network_seed"])
+        if Cell(case, told["defense"], seeds[0], profile, seeds[1]).key == told["key"]:
+            found.setdefault(case, {}).setdefault(told["defense"], {})[seeds] = record
+    return found
+
+
+def compare(
+    records: Iterable[Mapping[str, Any]], table: str, profile: str = "full"
+) -> list[Comparison]:
+    """The cells of a table row by row, those included that were not run.
+
+    Raises `ValueError` for a table or a profile that is not there.
+    """
+    rows = cases(table, profile)
+    found = current(records, profile)
+    compared = []
+    for case in rows:
+        best = _printed(case, "I-BAU")
+        for name in contestants(table, case.data):
+            label, column = CONTENDERS[name]
+            runs = found.get(case, {}).get(name, {})
+            compared.append(
+                Comparison(
+                    case,
+                    label,
+                    tuple(runs[seeds] for seeds in sorted(runs)),
+                    None if column is None else _printed(case, column),
+                    None if best is None else published(best),
+                )
+            )
+    return compared
+
+
+def markdown(compared: Sequence[Comparison], *, missing: bool = False) -> str:
+    """The cells as a Markdown table; `missing` keeps those that were neither run nor printed."""
+    head = ["row", "defence", "n", "ACC", "ASR", "the talk: ACC", "the talk: ASR", "agree", "wins"]
+    rows = [head, ["---"] * 2 + ["---:"] * 5 + [":---:"] * 2]
+    for each in compared:
+        if not each.records and not missing:
+            continue
+        ours = ["not run", ""]
+        if each.records:
+            ours = [str(each.accuracy), str(each.attack_success_rate)]
+        if each.records and each.missed:
+            ours[1] += " ×" if each.missed == each.n else f" (× in {each.missed})"
+        theirs = ["", ""]
+        if each.talk is not None and each.talk.accuracy is None:
+            theirs = ["×", "×"]
+        elif each.talk is not None:
+            theirs = [f"{each.talk.accuracy:.2f} %", f"{each.talk.attack_success_rate:.2f} %"]
+        told = ["" if x is None else "✓" if x else "✗" for x in (each.agrees, each.wins)]
+        rows.append([_name(each.case), each.label, str(each.n), *ours, *theirs, *told])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _name(case: Case) -> str:
+    """A row as a reader knows it: the rate and the clean set are said where they are unusual."""
+    rate = "" if case.rate == 0.2 else f", {100 * case.rate:g} % poisoned"
+    usual = 800 if case.data == "signs" else 5000
+    clean = "" if case.clean == usual else f", {case.clean:,} clean"
+    return f"{case.data} {case.attack}{rate}{clean}"
+
+
+def counts(
+    records: Iterable[Mapping[str, Any]], profile: str, *, seeds: int = 3, networks: int = 1
+) -> str:
+    """How many cells of each table are done in a profile, as a Markdown table.
+
+    A cell counts for each table it appears in. "rows won" is out of those where the book's I-BAU
+    was run and the talk has a row: of how many it is no worse than the talk's.
+    """
+    records = list(records)
+    settled = {r["cell"]["key"]: "error" in r for r in records if "cell" in r}
+    done = {r["cell"]["key"] for r in records if "cell" in r and "error" not in r}
+    rows = [["table", "planned", "done", "failed", "agree", "rows won"], ["---"] + ["---:"] * 5]
+    for table in TABLES:
+        keys = {cell.key for cell in plan([table], profile, seeds=seeds, networks=networks)}
+        failed = sum(settled.get(key, False) and key not in done for key in keys)
+        compared = compare(records, table, profile)
+        agree = [each.agrees for each in compared if each.agrees is not None]
+        won = [each.wins for each in compared if each.label == "I-BAU" and each.wins is not None]
+        told = (f"{sum(answers)} of {len(answers)}" for answers in (agree, won))
+        rows.append([table, str(len(keys)), str(len(keys & done)), str(failed), *told])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def origin(records: Iterable[Mapping[str, Any]]) -> str:
+    """Where finished records come from: images, machines, versions, dates; a line each."""
+    done = [record for record in records if "cell" in record and "error" not in record]
+    lines = {
+        "images": {record["source"] for record in done},
+        "hardware": {
+            f"{record['hardware']['device']} ({record['hardware']['threads']} threads, "
+            f"{record['jobs']} cells at a time)"
+            for record in done
+        },
+        "versions": {
+            ", ".join(f"{name} {value}" for name, value in record["versions"].items())
+            for record in done
+        },
+        "dates": {record["date"][:10] for record in done},
+    }
+    return "\n".join(f"{name}: {'; '.join(sorted(values))}" for name, values in lines.items())
+
+
+def seven(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str:
+    """The ASR of each of the seven triggers, ours beside the talk's, as a Markdown table."""
+    rows = [["row", "defence", "n", *SEVEN_TARGETS], ["---"] * 2 + ["---:"] * 8]
+    for each in compare(records, "table3", profile):
+        if not each.records:
+            continue
+        theirs = dict(each.talk.by_trigger) if each.talk is not None else {}
+        row = [_name(each.case), each.label, str(each.n)]
+        for trigger, target in SEVEN_TARGETS.items():
+            ours = spread(r["by_pair"][f"every class → {target}"] for r in each.records)
+            row.append(f"{ours}" + (f" ({theirs[trigger]:g} %)" if trigger in theirs else ""))
+        rows.append(row)
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -1,0 +1,61 @@
+"""How long the cells that are left may take, from those that were run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ibau_lite.experiments.plan import Cell
+
+__all__ = ["estimate"]
+
+
+def estimate(cells: Sequence[Cell], records: Iterable[Mapping[str, Any]], jobs: int = 1) -> str:
+    """A line a defence and data set: cells left, seconds of one, hours of all.
+
+    A cell's time is the mean of the recorded ones with the same defence, data set and profile, on
+    whatever machine that was; where there is none, it says so and the total leaves it out. The
+    networks that no finished cell has used are added with the mean time of a recorded training.
+    """
+    done = [record for record in records if "cell" in record and "error" not in record]
+    hours, unknown, lines = 0.0, 0, []
+    groups: dict[tuple[str, str, str], int] = {}
+    for cell in cells:
+        kind = (cell.defense, cell.case.data, cell.profile)
+        groups[kind] = groups.get(kind, 0) + 1
+    for (defense, data, profile), count in groups.items():
+        known = [r["cell_seconds"] for r in _like(done, data, profile) if _is(r, defense=defense)]
+        head = f"{data:<8} {defense:<9} {count:4d} × "
+        if not known:
+            unknown += count
+            lines.append(f"{head}? (none is recorded in profile {profile})")
+            continue
+        mean = sum(known) / len(known)
+        hours += count * mean / 3600
+        lines.append(f"{head}{mean:.0f} s = {count * mean / 3600:.2f} h")
+    for data, profile in dict.fromkeys((cell.case.data, cell.profile) for cell in cells):
+        used = {_network(r["cell"]) for r in _like(done, data, profile)}
+        asked = {_network(c.told) for c in cells if (c.case.data, c.profile) == (data, profile)}
+        known = [r["network_seconds"] for r in _like(done, data, profile)]
+        head = f"{data:<8} {'networks':<9} {len(asked - used):4d} × "
+        if asked - used and known:
+            mean = sum(known) / len(known)
+            hours += len(asked - used) * mean / 3600
+            lines.append(f"{head}{mean:.0f} s = {len(asked - used) * mean / 3600:.2f} h at most")
+        elif asked - used:
+            lines.append(f"{head}? (no training is recorded in profile {profile})")
+    left_out = f", and {unknown} cells of unknown length" if unknown else ""
+    lines.append(f"about {hours / jobs:.1f} h with {jobs} at a time{left_out}")
+    return "\n".join(lines)
+
+
+def _like(records: Iterable[Mapping[str, Any]], data: str, profile: str) -> list[Mapping[str, Any]]:
+    return [r for r in records if _is(r, data=data, profile=profile)]
+
+
+def _is(record: Mapping[str, Any], **wanted: str) -> bool:
+    return all(record["cell"][name] == value for name, value in wanted.items())
+
+
+def _network(cell: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(cell[name] for name in ("data", "attack", "rate", "network_seed"))

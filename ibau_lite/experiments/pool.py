@@ -1,0 +1,106 @@
+"""Where cells are worked on: in this process, in several, or on a Dask cluster.
+
+All three are a `concurrent.futures.Executor`, so that the runner does not know which it has.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from multiprocessing.connection import wait
+from typing import Any
+
+import torch
+
+__all__ = ["Here", "cluster", "processes"]
+
+
+class Here(Executor):
+    """Does each job at once, in this process: Ctrl-C reaches it, and nothing is started."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **keywords: Any) -> Future[Any]:
+        """Call the function now; the future that is returned is done."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **keywords))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def processes(jobs: int) -> Executor:
+    """An executor of `jobs` fresh processes that share the cores and end with this one.
+
+    They are spawned, since CUDA does not survive a fork; all use the first GPU if there is one.
+    """
+    return ProcessPoolExecutor(
+        jobs,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin,
+        initargs=(max(1, (os.cpu_count() or 1) // jobs),),
+    )
+
+
+def _begin(threads: int) -> None:
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """Leave when the parent is gone: it may be killed without a word, and who would collect?"""
+    wait([sentinel])
+    os._exit(1)
+
+
+def cluster(address: str, *, gpus: bool = False) -> tuple[Executor, int]:
+    """(executor, number of cells at a time) of the Dask scheduler at `address`.
+
+    With `gpus` a cell asks for one unit of the resource GPU, which workers declare
+    (`dask worker … --resources GPU=1`); else each worker thread takes a cell. The networks' folder
+    must be one that all workers see, or each trains its own; `IBAU_DATA` too.
+
+    One worker a GPU::
+
+        dask scheduler &
+        CUDA_VISIBLE_DEVICES=0 dask worker tcp://HOST:8786 --nthreads 1 --resources GPU=1 &
+        CUDA_VISIBLE_DEVICES=1 dask worker tcp://HOST:8786 --nthreads 1 --resources GPU=1 &
+
+    On Slurm, with dask-jobqueue, in a Python that stays open::
+
+        from dask_jobqueue import SLURMCluster
+        cluster = SLURMCluster(
+            queue="gpu", cores=1, processes=1, memory="16GB", walltime="04:00:00",
+            job_extra_directives=["--gres=gpu:1"], worker_extra_args=["--resources GPU=1"],
+        )
+        cluster.scale(jobs=8)
+        print(cluster.scheduler_address)   # for --scheduler; say --jobs 8 if they still queue
+
+    Raises `ImportError` without Dask (the extra `scale`), `ConnectionError` if nothing answers.
+    """
+    try:
+        distributed = importlib.import_module("distributed")
+    except ImportError as error:
+        raise ImportError(
+            '--scheduler needs Dask: pip install "ibau_lite[scale]"; on one machine --jobs does '
+            "without"
+        ) from error
+    try:
+        client = distributed.Client(address)
+    except OSError as error:
+        raise ConnectionError(
+            f"--scheduler: no Dask scheduler answers at {address}; `dask scheduler` starts one"
+        ) from error
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    places = sum(
+        int(worker["resources"].get("GPU", 0)) if gpus else worker["nthreads"] for worker in workers
+    )
+    # Not pure: the same call is another attempt, not a result that may be remembered.
+    wanted: dict[str, Any] = {"resources": {"GPU": 1}} if gpus else {}
+    executor: Executor = client.get_executor(pure=False, retries=0, **wanted)
+    return executor, max(1, places)

@@ -1,0 +1,181 @@
+"""Ours beside the talk's: agreement, rows won, the derived matrix, times and counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ibau_lite import __main__ as command_line
+from ibau_lite.attacks.talk import SEVEN_TARGETS
+from ibau_lite.experiments import append, compare, features, overhead
+from ibau_lite.experiments.compare import Outcome
+from ibau_lite.experiments.contenders import CONTENDERS
+from ibau_lite.experiments.plan import TABLES, Cell, plan
+from ibau_lite.experiments.published import FEATURES, PUBLISHED
+
+
+def record(cell: Cell, drop: float, asr: float, **more: Any) -> dict[str, Any]:
+    report = {"accuracy": 0.85 - drop, "attack_success_rate": asr}
+    return {
+        "cell": {"key": cell.key, **cell.told},
+        "profile": cell.profile,
+        "before": {"accuracy": 0.85, "attack_success_rate": 0.99},
+        "after": report,
+        "found": None,
+        "by_pair": {f"every class → {target}": asr for target in SEVEN_TARGETS.values()},
+        "history": [{"attack_success_rate": 0.9, "elapsed": 1.0}, {**report, "elapsed": 3.0}],
+        "seconds": 5.0,
+        "cpu_seconds": 9.0,
+        "jobs": 1,
+        "source": "noise",
+        "hardware": {"device": "abacus", "threads": 1},
+        "versions": {"torch": "2"},
+        "date": "2026-01-02T03:04:05",
+        **more,
+    }
+
+
+def records(tables: list[str], only: list[str], drop: float, asr: float, **more: Any) -> list[Any]:
+    keywords = {"attacks": more.pop("attacks", None), "seeds": more.pop("seeds", 2)}
+    return [record(c, drop, asr, **more) for c in plan(tables, "cpu", only=only, **keywords)]
+
+
+def find(compared: list[compare.Comparison], label: str, attack: str) -> compare.Comparison:
+    return next(c for c in compared if (c.label, c.case.attack) == (label, attack))
+
+
+def test_a_cell_gathers_its_seeds_beside_what_is_printed() -> None:
+    (first, second) = plan(["table1"], "cpu", only=["nad"], attacks=["smooth"], seeds=2)
+    done = [record(second, 0.03, 0.2), record(first, 0.01, 0.1), record(first, 0.02, 0.1)]
+    nad = find(compare.compare(done, "table1", "cpu"), "NAD", "smooth")
+    assert nad.n == 2 and [r["cell"]["seed"] for r in nad.records] == [0, 1]
+    assert nad.ours is not None and nad.ours.drop == pytest.approx(0.025)  # the later record counts
+    assert nad.attack_success_rate.std == pytest.approx(0.1 / 2**0.5)
+    assert nad.talk is not None and nad.talk.attack_success_rate == 54.38
+    assert nad.agrees is False  # the talk's NAD fails on Smooth
+    text = compare.markdown([nad])
+    assert (
+        "| cifar10 smooth | NAD | 2 | 82.5 ± 0.7 % | 15.0 ± 7.1 % | 77.22 % | 54.38 % | ✗ |" in text
+    )
+
+
+def test_agreement_is_the_same_two_answers() -> None:
+    def agrees(name: str, attack: str, drop: float, asr: float) -> bool | None:
+        done = records(["table1"], [name], drop, asr, attacks=[attack])
+        compared = compare.compare(done, "table1", "cpu")
+        return find(compared, CONTENDERS[name][0], attack).agrees
+
+    assert agrees("ibau", "badnets", 0.10, 0.20) is True  # the talk: 1.59 points, 12.30 %
+    assert agrees("ibau", "badnets", 0.11, 0.20) is False
+    assert agrees("ibau", "badnets", 0.0, 0.21) is False
+    assert agrees("fp", "badnets", 0.02, 0.30) is True  # 96.66 % there
+    assert agrees("tabor", "all_to_all", 0.0, 0.85) is True  # × there: the network as it was
+    assert agrees("ft", "badnets", 0.0, 0.9) is None  # the talk has no such column
+
+
+def test_a_row_is_won_by_what_is_no_worse_than_the_talks_ibau() -> None:
+    def wins(drop: float, asr: float) -> bool | None:
+        done = records(["table1"], ["ibau"], drop, asr, attacks=["trojan_wm"])
+        return find(compare.compare(done, "table1", "cpu"), "I-BAU", "trojan_wm").wins
+
+    assert wins(0.0134, 0.0342) is True  # 84.92 - 83.58 and 3.42 as printed
+    assert wins(0.0136, 0.0342) is False
+    assert wins(0.0134, 0.0344) is False
+    assert find(compare.compare([], "table1", "cpu"), "I-BAU", "trojan_wm").wins is None
+
+
+def test_records_with_other_settings_profiles_or_errors_do_not_count() -> None:
+    (cell,) = plan(["table1"], "cpu", only=["ft"], attacks=["blend"], seeds=1)
+    good = record(cell, 0.0, 0.5)
+    other = {**good, "cell": {**good["cell"], "key": "0" * 16}}
+    unknown = {**good, "cell": {**good["cell"], "defense": "prayer"}}
+    failed = {"cell": good["cell"], "error": "no"}
+    assert compare.current([other, failed, unknown, {"key": "of another engine"}], "cpu") == {}
+    assert compare.current([good], "full") == {}
+    assert len(compare.current([good], "cpu")) == 1
+
+
+def test_what_found_no_trigger_is_marked() -> None:
+    cells = plan(["table1"], "cpu", only=["nc"], attacks=["badnets"], seeds=2)
+    done = [record(cell, 0.0, 0.98, found=False) for cell in cells]
+    assert "98.0 ± 0.0 % ×" in compare.markdown(compare.compare(done, "table1", "cpu"))
+    done[1]["found"] = True
+    assert "98.0 ± 0.0 % (× in 1)" in compare.markdown(compare.compare(done, "table1", "cpu"))
+    assert "not run" in compare.markdown(compare.compare([], "table1", "cpu"), missing=True)
+    assert "× | × |" in compare.markdown(compare.compare([], "table4", "cpu"), missing=True)
+
+
+def test_the_rules_give_the_talks_own_marks_from_its_own_numbers() -> None:
+    assert features.of_the_talk() == FEATURES
+
+
+def test_the_derived_matrix_says_yes_no_and_not_yet() -> None:
+    tables = ["table1", "table2", "table3", "table4", "table5"]
+    done = records(tables, ["ibau"], 0.02, 0.05, seeds=1)
+    derived = features.derive(done, "cpu")
+    assert derived == {"I-BAU": dict.fromkeys(features.RULES, True)}
+    some = [r for r in done if r["cell"]["attack"] != "smooth"]
+    answers = features.derive(some, "cpu")["I-BAU"]
+    assert answers["one-trigger-one-target"] is None and answers["data-set-agnostic"] is None
+    assert answers["multi-target"] is True
+    bad = next(r for r in some if r["cell"]["rate"] == 0.005)
+    bad["after"]["attack_success_rate"] = 0.5
+    assert features.derive(some, "cpu")["I-BAU"]["poisoning-rate-insensitive"] is False
+    costly = records(["table2"], ["nad"], 0.5, 0.0, seeds=1) + records(
+        ["table1"], ["nad"], 0.0, 0.0, seeds=1
+    )
+    answers = features.derive(costly, "cpu")["NAD"]
+    assert answers["data-set-agnostic"] is False and answers["one-trigger-one-target"] is False
+    assert answers["low-clean-access"] is None
+    assert "| low-clean-access | … (✗) |" in features.markdown(costly, "cpu")
+
+
+def test_time_until_effective_is_the_first_round_below_the_threshold() -> None:
+    (cell,) = plan(["table6"], "cpu", only=["ibau"], attacks=["blend"], data=["gtsrb"], seeds=1)
+    assert overhead.effective(record(cell, 0.0, 0.2)) == 3.0
+    assert overhead.effective(record(cell, 0.0, 0.21)) is None
+    rows = records(["table6"], ["ibau"], 0.0, 0.1, seeds=1)
+    slow = records(["table6"], ["nc"], 0.0, 0.1, seeds=1)
+    for run in slow:
+        run["history"][-1]["elapsed"] = 30.0
+    slow[0]["jobs"] = 2  # shared the machine: left out, since others did not
+    slow[1]["history"] = []
+    text = overhead.markdown(rows + slow, "cpu")
+    assert "| gtsrb | Neural Cleanse | 7 of 7 | 30.0 | 10.0 | 5.0 | 9.0 | 1864.96 | 237.9 |" in text
+    assert "| cifar10 | Neural Cleanse | 5 of 6 | 30.0 |" in text
+    for run in rows:
+        run["jobs"] = 2
+    assert "| gtsrb | I-BAU | 7 of 7 | 3.0* |" in overhead.markdown(rows, "cpu")
+
+
+def test_outcomes_of_the_talk() -> None:
+    by = {(e.table, e.data, e.defense, e.attack): e for e in PUBLISHED}
+    nc = compare.published(by["Table 3", "cifar10", "NC", "seven_to_seven"])
+    assert nc == Outcome(0.0, pytest.approx(0.9837))
+    ours = compare.published(by["Table 1", "cifar10", "I-BAU", "all_to_all"])
+    assert (ours.drop, ours.attack_success_rate) == (pytest.approx(0.0604), pytest.approx(0.1046))
+
+
+def test_cells_are_counted_for_each_table() -> None:
+    done = records(["table1"], ["ibau"], 0.0, 0.01, seeds=3)
+    failed = {"cell": records(["table2"], ["dp"], 0, 0, seeds=1)[0]["cell"], "error": "no"}
+    lines = compare.counts([*done, failed], "cpu").splitlines()
+    assert lines[2] == "| table1 | 264 | 24 | 0 | 8 of 8 | 8 of 8 |"
+    assert lines[3] == "| table2 | 216 | 0 | 1 | 0 of 0 | 0 of 0 |"
+    assert lines[7].startswith("| table6 | 378 | 21 | 0 |")
+
+
+def test_every_view_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for each in records(list(TABLES), ["ibau", "ft"], 0.01, 0.1, seeds=2):
+        append(tmp_path / "r.jsonl", each)
+    command = ["tables", "all", "--profile", "cpu", "--results", str(tmp_path / "r.jsonl")]
+    assert command_line.main(command) == 0
+    out = capsys.readouterr().out
+    assert "| gtsrb seven_to_seven | I-BAU | 2 | 10.0 ± 0.0 % (1.78 %) |" in out
+    assert "| cifar10 trojan_wm, 0.5 % poisoned | I-BAU | 2 |" in out
+    assert "| cifar10 trojan_wm, 100 clean | fine-tuning | 2 |" in out
+    assert "hardware: abacus (1 threads, 1 cells at a time)" in out
+    with pytest.raises(SystemExit):
+        command_line.main(["tables", "table9"])
