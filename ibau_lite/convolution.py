@@ -33,8 +33,13 @@ def convolution(images: Tensor, weight: Tensor, geometry: Geometry = Geometry())
     """The 2-D convolution of `images` [N, C, H, W] with `weight` [D, C/groups, h, w], zero-padded.
 
     The same values and derivatives (of any order, forward mode and `torch.func` transforms
-    included) as `torch.nn.functional.conv2d`.
+    included) as `torch.nn.functional.conv2d`. Under autocast both are cast as PyTorch would do it,
+    here rather than within: the derivatives must meet the operands that were multiplied.
     """
+    kind = images.device.type
+    if torch.is_autocast_enabled(kind) and torch.float64 not in (images.dtype, weight.dtype):
+        lower = torch.get_autocast_dtype(kind)
+        images, weight = images.to(lower), weight.to(lower)
     return _Convolution.apply(images, weight, geometry)
 
 

@@ -84,3 +84,17 @@ def test_the_mixed_product_still_comes_when_it_is_asked_for():
         products.append(torch.autograd.grad(slope, [images, weight], torch.ones_like(images)))
     for ours, theirs in zip(*products, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_autocast_treats_it_as_pytorchs_own(dtype):
+    images, weight = (x.detach().to(dtype).requires_grad_(True) for x in example(Geometry()))
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = convolution(images, weight), native(images, weight, Geometry())
+        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+        slope = torch.ones_like(ours)
+        found = torch.autograd.grad(ours, (images, weight), slope)
+        wanted = torch.autograd.grad(theirs, (images, weight), slope)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == dtype
+        torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2)
