@@ -9,8 +9,9 @@ import importlib
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -58,8 +59,9 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def cluster(address: str, *, gpus: bool = False) -> tuple[Executor, int]:
-    """(executor, number of cells at a time) of the Dask scheduler at `address`.
+@contextmanager
+def cluster(address: str, *, gpus: bool = False) -> Iterator[tuple[Executor, int]]:
+    """(executor, number of cells at a time) of the Dask scheduler at `address`, while inside.
 
     With `gpus` a cell asks for one unit of the resource GPU, which workers declare
     (`dask worker … --resources GPU=1`); else each worker thread takes a cell. The networks' folder
@@ -96,11 +98,12 @@ def cluster(address: str, *, gpus: bool = False) -> tuple[Executor, int]:
         raise ConnectionError(
             f"--scheduler: no Dask scheduler answers at {address}; `dask scheduler` starts one"
         ) from error
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    places = sum(
-        int(worker["resources"].get("GPU", 0)) if gpus else worker["nthreads"] for worker in workers
-    )
-    # Not pure: the same call is another attempt, not a result that may be remembered.
-    wanted: dict[str, Any] = {"resources": {"GPU": 1}} if gpus else {}
-    executor: Executor = client.get_executor(pure=False, retries=0, **wanted)
-    return executor, max(1, places)
+    with client:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        places = sum(
+            int(worker["resources"].get("GPU", 0)) if gpus else worker["nthreads"]
+            for worker in workers
+        )
+        # Not pure: the same call is another attempt, not a result that may be remembered.
+        wanted: dict[str, Any] = {"resources": {"GPU": 1}} if gpus else {}
+        yield client.get_executor(pure=False, retries=0, **wanted), max(1, places)

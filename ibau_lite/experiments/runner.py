@@ -65,7 +65,9 @@ class _Sweep:
                         yield self._arrive(self.flights.pop(future), future)
         finally:
             self.claims.give_back()
-            self.executor.shutdown(wait=False, cancel_futures=True)
+            for future in self.flights:
+                future.cancel()
+            self.executor.shutdown(wait=False)
 
     def _depart(self, waiting: list[Cell]) -> None:
         """Fill the free places with the first cells that need nothing which is being made.
@@ -129,15 +131,19 @@ def sweep(
     if not left:
         return []
     if scheduler:
-        executor, room = pool.cluster(scheduler, gpus=gpus)
-        under_way = _Sweep(claims, jobs or room, lambda: executor, _work(folder, 1))
-    else:
-        begin = pool.Here if jobs == 1 else partial(pool.processes, jobs)
-        under_way = _Sweep(claims, jobs, begin, _work(folder, jobs))
+        with pool.cluster(scheduler, gpus=gpus) as (executor, room):
+            on_cluster = _Sweep(claims, jobs or room, lambda: executor, _work(folder, 1))
+            return _watched(on_cluster, left, len(cells), progress)
+    begin = pool.Here if jobs == 1 else partial(pool.processes, jobs)
+    return _watched(_Sweep(claims, jobs, begin, _work(folder, jobs)), left, len(cells), progress)
+
+
+def _watched(
+    under_way: _Sweep, left: Sequence[Cell], total: int, progress: bool
+) -> list[dict[str, Any]]:
+    """Run the cells that are left of `total`, with a bar and a printed line for each."""
     finished = []
-    with tqdm(
-        total=len(cells), initial=len(cells) - len(left), disable=not progress, unit="cell"
-    ) as bar:
+    with tqdm(total=total, initial=total - len(left), disable=not progress, unit="cell") as bar:
         for record in under_way.run(left):
             finished.append(record)
             bar.update()

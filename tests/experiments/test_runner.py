@@ -301,8 +301,11 @@ def test_a_line_that_was_cut_short_costs_its_cell_only(tmp_path: Path) -> None:
 
 
 def timeless(value: Any) -> Any:
+    """A record without its times; five digits, as a sum's last bit depends on memory alignment."""
     if isinstance(value, dict):
         return {name: timeless(item) for name, item in value.items() if name not in TIMES}
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
     return [timeless(item) for item in value] if isinstance(value, list) else value
 
 
@@ -317,8 +320,6 @@ def test_a_dask_cluster_gives_the_same_records(tiny: Path, tmp_path: Path) -> No
     ) as cluster:  # fmt: skip
         sweep(cells[:6], there, folder=tmp_path, scheduler=cluster.scheduler_address, jobs=0)
         sweep(cells, there, folder=tmp_path, scheduler=cluster.scheduler_address, jobs=0, gpus=True)
-        while distributed.client._get_global_client() is not None:
-            distributed.default_client().close()
     ours = {r["cell"]["key"]: timeless(r) for r in read(here)}
     theirs = {r["cell"]["key"]: timeless(r) for r in read(there)}
     assert len(ours) == 12 and json.dumps(ours, sort_keys=True) == json.dumps(
