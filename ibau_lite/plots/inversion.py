@@ -19,12 +19,15 @@ def trigger_sizes(
     target: int,
     flagged: Mapping[str, Collection[int]],
     units: Mapping[str, str],
+    found: Mapping[str, Tensor] | None = None,
 ) -> Figure:
     """Draw the size of every class's trigger, one panel a method, and say which are flagged.
 
     `sizes` maps a method to sizes [K] in its unit; `names` are the K classes, `target` the
-    attacker's. Squares are flagged classes, circles the others; the line is the median. Raises
-    `ValueError` for sizes that are not one for each name.
+    attacker's. Squares are flagged classes, circles the others; the line is the median. `found` [K]
+    says whose trigger works (all by default): of the others, whose size stands for the whole image,
+    a cross is drawn at the right edge. Raises `ValueError` for sizes that are not one for each
+    name.
     """
     for method, values in sizes.items():
         if values.shape != (len(names),):
@@ -35,10 +38,15 @@ def trigger_sizes(
     figure, [panels] = blank(1, len(sizes), 3.1 * len(sizes), 0.24 * len(names) + 0.9)
     for number, (panel, (method, values)) in enumerate(zip(panels, sizes.items(), strict=True)):
         plain(panel, "x")
-        panel.axvline(float(values.quantile(0.5)), color=FAINT, linewidth=1.5)
+        works = (found or {}).get(method, torch.ones_like(values)).bool()
+        edge = 1.1 * float(values[works].max()) if bool(works.any()) else 1.0
+        median = float(values.quantile(0.5))
+        if median <= edge:
+            panel.axvline(median, color=FAINT, linewidth=1.5)
         for row, value in enumerate(values.tolist()):
             mine, caught = row == target, row in flagged[method]
             colour, marker = SERIES[1 if mine else 0][0], "s" if caught else "o"
+            value, marker = (value, marker) if bool(works[row]) else (edge, "x")
             panel.plot(value, row, marker, color=colour, markersize=7 if mine or caught else 5)
         panel.set_xlabel(f"size ({units[method]})", color=INK)
         panel.set_title(method, fontsize=10, color=INK)
