@@ -28,6 +28,7 @@ __all__ = [
     "counts",
     "current",
     "markdown",
+    "matrix",
     "origin",
     "published",
     "seven",
@@ -203,6 +204,35 @@ def markdown(compared: Sequence[Comparison], *, missing: bool = False) -> str:
         told = ["" if x is None else "✓" if x else "✗" for x in (each.agrees, each.wins)]
         rows.append([_name(each.case), each.label, str(each.n), *ours, *theirs, *told])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def matrix(compared: Sequence[Comparison]) -> str:
+    """The cells in the talk's layout: a line a row, a column a defence, ACC / ASR in per cent.
+
+    Ours stands above the talk's, which is in brackets; — was not run. n is the smallest and the
+    largest number of seeds in the line.
+    """
+    labels = list(dict.fromkeys(each.label for each in compared))
+    rows = [["row", "n", *labels], ["---"] + ["---:"] * (len(labels) + 1)]
+    for case in dict.fromkeys(each.case for each in compared):
+        here = {each.label: each for each in compared if each.case == case}
+        runs = sorted({each.n for each in here.values() if each.n}) or [0]
+        count = str(runs[0]) if len(runs) == 1 else f"{runs[0]}–{runs[-1]}"
+        rows.append([_name(case), count, *(_entry(here.get(label)) for label in labels)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _entry(each: Comparison | None) -> str:
+    if each is None:
+        return ""
+    ours = "—"
+    if each.n:
+        ours = f"{100 * each.accuracy.mean:.1f} / {100 * each.attack_success_rate.mean:.1f}"
+        ours += " ×" if each.missed == each.n else ""
+    if each.talk is None:
+        return ours
+    printed = (each.talk.accuracy, each.talk.attack_success_rate)
+    return f"{ours}<br>({' / '.join('×' if x is None else f'{x:.1f}' for x in printed)})"
 
 
 def _name(case: Case) -> str:

@@ -46,6 +46,8 @@ class _Sweep:
     made: set[tuple[str, str, int]] = field(default_factory=set)
     broken: dict[tuple[str, str, int], str] = field(default_factory=dict)
 
+    deaths: int = 0
+
     def __post_init__(self) -> None:
         self.executor = self.open()
 
@@ -91,7 +93,13 @@ class _Sweep:
             return future
         try:
             return self.executor.submit(self.work, cell)
-        except BrokenProcessPool:  # a process was killed; what was in flight is recorded as failed
+        except BrokenProcessPool as error:  # what was in flight is recorded as failed
+            self.deaths += 1
+            if self.deaths == 3:
+                raise RuntimeError(
+                    "three times in a row a process was killed and nothing was finished: is there "
+                    "too little memory? Run it with fewer --jobs, and --retry"
+                ) from error
             self.executor = self.open()
             return self.executor.submit(self.work, cell)
 
@@ -101,6 +109,7 @@ class _Sweep:
             self.broken[cell.case.data, cell.case.network, cell.network_seed] = str(error)
         elif error is None:
             self.made |= cell.needs
+            self.deaths = 0
         record = future.result() if error is None else failure(cell, error)
         self.claims.settle(cell.key, record)
         return record

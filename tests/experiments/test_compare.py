@@ -107,6 +107,19 @@ def test_what_found_no_trigger_is_marked() -> None:
     assert "× | × |" in compare.markdown(compare.compare([], "table4", "cpu"), missing=True)
 
 
+def test_the_matrix_has_the_talks_layout() -> None:
+    done = records(["table4"], ["ibau"], 0.01, 0.05, seeds=2) + records(
+        ["table4"], ["ft"], 0.0, 0.9, seeds=1
+    )
+    lines = compare.matrix(compare.compare(done, "table4", "cpu")).splitlines()
+    labels = [label for label, _ in CONTENDERS.values()]
+    assert lines[0] == f"| row | n | {' | '.join(labels)} |" and len(lines) == 4
+    row = dict(zip(["row", "n", *labels], lines[3].strip("| ").split(" | "), strict=True))
+    assert (row["row"], row["n"]) == ("cifar10 trojan_wm, 0.5 % poisoned", "1–2")
+    assert row["I-BAU"] == "84.0 / 5.0<br>(83.2 / 13.1)" and row["fine-tuning"] == "85.0 / 90.0"
+    assert row["TABOR"] == "—<br>(× / ×)" and row["naive"] == "—"
+
+
 def test_the_rules_give_the_talks_own_marks_from_its_own_numbers() -> None:
     assert features.of_the_talk() == FEATURES
 

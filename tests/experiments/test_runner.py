@@ -241,34 +241,35 @@ def test_a_network_that_cannot_be_made_is_tried_once(tmp_path: Path) -> None:
 
 
 class Fragile(Executor):
-    """A pool whose first process is killed in the middle of its first job."""
+    """A pool of which a process is killed in its first job; unusable from then on."""
 
-    alive = False
+    def __init__(self) -> None:
+        self.broken = False
 
     def submit(self, function: Any, /, *args: Any, **keywords: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        if Fragile.alive:
-            future.set_result(function(*args))
-        elif getattr(self, "broken", False):
-            Fragile.alive = True
+        if self.broken:
             raise BrokenProcessPool("the pool is not usable any more")
-        else:
-            self.broken = True
-            future.set_exception(BrokenProcessPool("a process was terminated abruptly"))
+        self.broken = True
+        future: Future[Any] = Future()
+        future.set_exception(BrokenProcessPool("a process was terminated abruptly"))
         return future
 
 
 def test_a_process_that_is_killed_costs_its_cell_only(tmp_path: Path) -> None:
     cells = plan(["table1"], "smoke", seeds=1, only=["ft", "nad"])
-    opened = []
-
-    def open_() -> Executor:
-        opened.append(Fragile())
-        return opened[-1]
-
-    records = list(_Sweep(Claims(tmp_path / "r.jsonl"), 1, open_, fake).run(cells))
+    pools = [Fragile(), runner.pool.Here()]
+    under_way = _Sweep(Claims(tmp_path / "r.jsonl"), 1, lambda: pools.pop(0), fake)
+    records = list(under_way.run(cells))
     assert ["error" in record for record in records] == [True, False, False, False]
-    assert len(opened) == 2
+    assert not pools
+
+
+def test_processes_that_are_always_killed_stop_the_sweep(tmp_path: Path) -> None:
+    cells = plan(["table1"], "smoke", seeds=1)
+    with pytest.raises(RuntimeError, match="three times in a row .* fewer --jobs"):
+        list(_Sweep(Claims(tmp_path / "r.jsonl"), 1, Fragile, fake).run(cells))
+    assert len(read(tmp_path / "r.jsonl")) == 3
+    assert not list(tmp_path.glob(".r.jsonl.claims"))
 
 
 def test_claims_keep_two_runners_apart_and_are_given_back(tmp_path: Path) -> None:
