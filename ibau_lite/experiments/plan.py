@@ -14,10 +14,10 @@ from functools import cache, cached_property
 from typing import Any
 
 from ibau_lite.attacks.talk import COMPUTED, ONE_TARGET
+from ibau_lite.experiments import first_run
 from ibau_lite.experiments.cells import describe
 from ibau_lite.experiments.contenders import CONTENDERS, contender
 from ibau_lite.experiments.first_run import PROFILES
-from ibau_lite.experiments.other_defences import experiment
 
 __all__ = ["TABLES", "Case", "Cell", "cases", "contestants", "plan", "settings"]
 
@@ -97,7 +97,8 @@ class Cell:
 @cache
 def settings(defense: str, profile: str, data: str) -> dict[str, Any]:
     """What a cell's result depends on besides the cell: the defence's settings, the training."""
-    chosen, trained = contender(defense, profile, data), experiment(profile, data)
+    chosen = contender(defense, profile, data)
+    (trained,) = (each for each in first_run.experiments(profile) if each.data == data)
     return {
         "registry": chosen.defense,
         "config": describe(chosen.config),

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +15,8 @@ from filelock import FileLock
 from torch import nn
 
 from ibau_lite.attacks.talk import COMPUTED
-from ibau_lite.data import Labelled, cache
-from ibau_lite.experiments import cells, other_defences
+from ibau_lite.data import Labelled
+from ibau_lite.experiments import cells
 from ibau_lite.experiments.contenders import contender
 from ibau_lite.experiments.plan import Case, Cell
 from ibau_lite.experiments.records import provenance
@@ -84,10 +83,7 @@ def _told(cell: Cell) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)  # a data set is most of a gigabyte
 def _zoo(data: str, profile: str, folder: str | None) -> Zoo:
-    """The networks of `other_defences`: those of `zoo.Zoo.open`, but narrower in `smoke`."""
-    experiment = other_defences.experiment(profile, data)
-    place = Path(folder) if folder is not None else cache.folder() / "victims"
-    return Zoo(experiment.load(), experiment, profile, place)
+    return Zoo.open(data, profile, folder)
 
 
 @lru_cache(maxsize=1)  # the next cell is often of the same network

@@ -18,7 +18,7 @@ import torch
 from ibau_lite import __main__ as command_line
 from ibau_lite.data import Dataset, Labelled
 from ibau_lite.defenses import FineTuningConfig, IBAUConfig
-from ibau_lite.experiments import contenders, first_run, other_defences, plan, victims
+from ibau_lite.experiments import contenders, first_run, victims
 from ibau_lite.experiments.first_run import Row
 from ibau_lite.minimax import Ascent
 from ibau_lite.models import small_cnn
@@ -48,7 +48,7 @@ def load(self: first_run.Experiment) -> Dataset:
 
 def shrink(swap: Callable[[Any, str, Any], None] = setattr) -> None:
     """Make the miniature tiny, by `swap(object, name, value)`; fine-pruning always fails."""
-    usual = other_defences.experiment("smoke")
+    (usual,) = first_run.experiments("smoke")
     build = functools.partial(small_cnn, 10, width=2)
     small = replace(usual, build=build, recipe=Recipe(epochs=1, batch_size=50))
     real = victims.fit
@@ -61,8 +61,7 @@ def shrink(swap: Callable[[Any, str, Any], None] = setattr) -> None:
         return real(*args, **keywords)
 
     swap(victims, "fit", logged)
-    for room in (other_defences, plan):
-        swap(room, "experiment", lambda profile, data=None: small)
+    swap(first_run, "experiments", lambda profile: (small,))
     swap(first_run.Experiment, "load", load)
     swap(contenders, "rows", lambda profile, flip: ROWS)
 
