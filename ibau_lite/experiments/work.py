@@ -39,7 +39,8 @@ def perform(cell: Cell, folder: str | None = None, jobs: int = 1) -> dict[str, A
     began = time.perf_counter()
     try:
         zoo = _zoo(cell.case.data, cell.profile, folder)
-        victim = _victim(zoo, cell.case, cell.network_seed)
+        # Of one network whatever the clean set, so that it is read once for all of Table 5.
+        victim = _victim(zoo, dataclasses.replace(cell.case, clean=0), cell.network_seed)
     except Exception as error:
         raise NetworkFailed(f"{cell.case.network}: {type(error).__name__}: {error}") from error
     warmed = _warm_up(cell.case.data, cell.profile, folder, victim.model)
