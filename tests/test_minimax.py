@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ibau_lite import models
-from ibau_lite.minimax import Ascent, Ball, OnePass, Risk
+from ibau_lite.minimax import Ascent, Ball, OnePass, Risk, Scouted
 
 CLASSES, SHAPE = 3, (1, 2, 2)
 NORMS = ["l2", "linf"]
@@ -416,6 +416,29 @@ def test_several_starts_find_the_hill_that_one_start_misses():
     assert other.climbs != Ascent(1, step=1e-6, starts=6)(risk, theta_of(model), ball, near).climbs
 
 
+def test_scouts_find_the_hill_that_all_images_together_miss():
+    image = torch.zeros(8, 1, 1, 1, dtype=F64)
+    image[-1] = -0.6  # seven stand at the foot of the low hill, one at that of the high one
+    model = TwoHills().eval()
+    risk, ball = Risk(model, image, torch.zeros(8, dtype=torch.long), chunk=3), Ball(1.0)
+    near = torch.full((1, 1, 1), 0.2, dtype=F64)
+    climb = Ascent(30)
+    together = climb(risk, theta_of(model), ball, near)
+    found = Scouted(climb, parts=8)(risk, theta_of(model), ball, near)
+    assert float(together.delta) > 0 > float(found.delta) and found.value > together.value
+    alone = [climb(risk.subset(slice(j, j + 1)), theta_of(model), ball, near) for j in range(8)]
+    expected = [float(plain(risk, worst.delta).detach()) for worst in alone]
+    assert found.climbs == pytest.approx(expected, rel=1e-12)
+    again = climb(risk, theta_of(model), ball, alone[expected.index(max(expected))].delta)
+    assert torch.equal(found.delta, again.delta) and found.value >= max(found.climbs)
+
+
+def test_more_parts_than_images_are_as_many_parts_as_images():
+    risk = risk_of(smooth_network())
+    found = Scouted(Ascent(2), parts=1000)(risk, theta_of(risk.model), Ball(0.5))
+    assert len(found.climbs) == len(risk) and found.value >= max(found.climbs)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_random_starts_lie_on_the_sphere(norm, monkeypatch):
     ball, risk = Ball(0.7, norm), risk_of(smooth_network())
@@ -500,6 +523,7 @@ def test_h_that_is_broken_from_the_start_is_no_maximum():
         (lambda: Ascent(3, step=0.0), "step is a fraction"),
         (lambda: Ascent(3, step=2.1), "step is a fraction"),
         (lambda: Ascent(3, step=math.nan), "step is a fraction"),
+        (lambda: Scouted(parts=0), "parts must be at least 1"),
         (lambda: OnePass(0.0), "positive"),
         (lambda: OnePass(math.nan), "positive"),
         (lambda: OnePass(batch_size=0), "positive"),

@@ -36,7 +36,7 @@ from ibau_lite.defenses.protocol import (
 from ibau_lite.folding import fold_batchnorm
 from ibau_lite.hypergrad import Constraint, Hypergradient, L2Ball, LinfBall, Solver, hypergradient
 from ibau_lite.metrics import predict
-from ibau_lite.minimax import Ascent, Ball, Maximum, OnePass, Risk
+from ibau_lite.minimax import Ascent, Ball, Maximum, OnePass, Risk, Scouted
 from ibau_lite.solvers import fixed_point, minres
 from ibau_lite.training import augment
 
@@ -53,8 +53,8 @@ class IBAUConfig:
         ball: where δ lives. penalty: H − penalty·‖δ‖² as the inner objective. clamp: evaluate at
         clamp(x + δ, 0, 1). inner_labels: "true", or the "predicted" ones of the published code.
     The inner maximisation
-        inner: `Ascent` or `OnePass`. inner_images: how many clean images, drawn anew each round
-        (None: all, in order).
+        inner: `Ascent`, `Scouted` or `OnePass`. inner_images: how many clean images, drawn
+        anew each round (None: all, in order).
     The outer pass
         rounds, batch_size, lr (Adam), decay (the step falls linearly to zero over all rounds).
         stamped: the fraction of each batch that carries δ. flip, shift: augmentation of the clean
@@ -76,7 +76,7 @@ class IBAUConfig:
     penalty: float = 0.0
     clamp: bool = False
     inner_labels: str = "true"
-    inner: Ascent | OnePass = Ascent(8)
+    inner: Ascent | Scouted | OnePass = Ascent(8)
     inner_images: int | None = 200
     batch_size: int = 50
     lr: float = 1e-3

@@ -23,7 +23,7 @@ from ibau_lite.defenses import IBAUConfig
 from ibau_lite.experiments.cells import run
 from ibau_lite.experiments.first_run import experiments
 from ibau_lite.metrics import evaluate
-from ibau_lite.minimax import Ascent, OnePass
+from ibau_lite.minimax import Ascent, OnePass, Scouted
 from ibau_lite.solvers import conjugate_gradient, fixed_point, minres
 
 __all__ = ["GROUPS", "ROWS", "main", "recipe"]
@@ -52,6 +52,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
             "3 steps": Ascent(3),
             "24 steps": Ascent(24),
             "4 starts": Ascent(8, starts=4),
+            "4 parts": Scouted(Ascent(8), parts=4),
         }.items()
         for count in (0, 5)
     },
