@@ -20,7 +20,7 @@ from typing import Any
 
 from ibau_lite.data import Dataset
 from ibau_lite.defenses import IBAUConfig
-from ibau_lite.experiments.cells import run
+from ibau_lite.experiments.cells import line, run
 from ibau_lite.experiments.first_run import experiments
 from ibau_lite.metrics import evaluate
 from ibau_lite.minimax import Ascent, OnePass, Scouted
@@ -123,12 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 results=choice.results,
                 progress=True,
             )
-            after = record["after"]
-            print(
-                f"{row:<36} seed {seed}  ACC {after['accuracy']:6.1%}"
-                f"  ASR {after['attack_success_rate']:6.1%}  {record['seconds']:6.0f} s",
-                flush=True,
-            )
+            print(line(record), flush=True)
     return 0
 
 

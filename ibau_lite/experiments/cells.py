@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +15,11 @@ from torch import nn
 from ibau_lite.attacks import Attack
 from ibau_lite.data import Dataset, Labelled
 from ibau_lite.defenses import REGISTRY, Defense, dp
-from ibau_lite.experiments.records import append, fingerprint, provenance, read
+from ibau_lite.experiments.records import append, fingerprint, key_of, provenance, read
 from ibau_lite.experiments.victims import Victim
 from ibau_lite.metrics import accuracy, evaluate
 
-__all__ = ["describe", "run"]
+__all__ = ["describe", "line", "run"]
 
 
 def describe(value: Any) -> Any:
@@ -51,6 +49,16 @@ def describe(value: Any) -> Any:
     raise TypeError(
         f"{value!r} cannot be described for a record; use plain values, dataclasses, named "
         "functions, or functools.partial of one"
+    )
+
+
+def line(record: Mapping[str, Any]) -> str:
+    """A finished cell in one printed line, with × where no trigger was found."""
+    after = record["after"]
+    missed = "  no trigger found (×)" if record.get("found") is False else ""
+    return (
+        f"{record['defense']:<32} seed {record['seed']}  ACC {after['accuracy']:6.1%}"
+        f"  ASR {after['attack_success_rate']:6.1%}  {record['cpu_seconds']:6.0f} CPU s{missed}"
     )
 
 
@@ -87,7 +95,7 @@ def run(
         "test": {"count": len(dataset.test), "sha256": fingerprint(dataset.test)},
         "seed": seed,
     }
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    key = key_of(settings)
     for record in read(results) if results is not None else []:
         if record.get("key") == key:
             return record

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ibau_lite.defenses import IBAUConfig
-from ibau_lite.experiments.other_defences import private, rows
+from ibau_lite.experiments.other_defences import TALK, private, rows
 
 __all__ = ["CONTENDERS", "Contender", "contender"]
 
@@ -25,19 +25,23 @@ class Contender:
     column: str | None = None
 
 
-# Short name -> label, and column of the talk.
+_LABELS = {
+    "ibau": "I-BAU",
+    "ft": "fine-tuning",
+    "naive": "naive",
+    "fp": "Fine-Pruning",
+    "nad": "NAD",
+    "nc": "Neural Cleanse",
+    "released": "I-BAU released",
+    "tabor": "TABOR",
+    "di": "DeepInspect",
+    "exact": "I-BAU exact",
+    "dp": "DP",
+}
+_RECIPES_OF = {"I-BAU released": "I-BAU", "I-BAU exact": "I-BAU"}  # compared with the same column
+
 CONTENDERS: dict[str, tuple[str, str | None]] = {
-    "ibau": ("I-BAU", "I-BAU"),
-    "ft": ("fine-tuning", None),
-    "naive": ("naive", None),
-    "fp": ("Fine-Pruning", "FP"),
-    "nad": ("NAD", "NAD"),
-    "nc": ("Neural Cleanse", "NC"),
-    "released": ("I-BAU released", "I-BAU"),
-    "tabor": ("TABOR", "TABOR"),
-    "di": ("DeepInspect", "DI"),
-    "exact": ("I-BAU exact", "I-BAU"),
-    "dp": ("DP", "DP"),
+    name: (label, TALK.get(_RECIPES_OF.get(label, label))) for name, label in _LABELS.items()
 }
 """What can be asked for: short name -> (label in the tables, column of the talk)."""
 

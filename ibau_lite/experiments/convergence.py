@@ -26,7 +26,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ibau_lite import checkpoints
 from ibau_lite.attacks import AllToOne, Attack, Patch
 from ibau_lite.data import Labelled, load
 from ibau_lite.experiments.first_run import PROFILES, experiments
@@ -497,11 +496,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if experiment is None:
         parser.error(f"profile {choice.profile} has the data sets {', '.join(known)}")
     dataset = experiment.load()
-    if choice.network:
-        model = experiment.build(seed=0)
-        checkpoints.load(choice.network, model)
-    else:
-        model = experiment.victim(dataset, progress=True).model.cpu()
+    model = experiment.network(dataset, choice.network)
     started = time.process_time()
     record = _on_network(model, dataset.clean[: choice.images], choice.penalty)
     heading = {"profile": choice.profile, "data": experiment.data, "source": dataset.source}

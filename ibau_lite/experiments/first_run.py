@@ -18,10 +18,11 @@ from typing import Any
 
 from torch import nn
 
+from ibau_lite import checkpoints
 from ibau_lite.attacks import Attack, badnets
 from ibau_lite.data import Dataset, load
 from ibau_lite.defenses import FineTuningConfig, IBAUConfig
-from ibau_lite.experiments.cells import run
+from ibau_lite.experiments.cells import line, run
 from ibau_lite.experiments.victims import Victim, victim
 from ibau_lite.minimax import Ascent
 from ibau_lite.models import small_cnn, small_vgg
@@ -70,6 +71,14 @@ class Experiment:
         return victim(
             dataset, self.attack, self.build, self.recipe, rate=self.rate, progress=progress
         )
+
+    def network(self, dataset: Dataset, path: Path | None = None) -> nn.Module:
+        """The poisoned network on the CPU, in evaluation mode: from a file, or the victim's."""
+        if path is None:
+            return self.victim(dataset, progress=True).model.cpu()
+        model: nn.Module = self.build(seed=0)
+        checkpoints.load(path, model)
+        return model.eval()
 
 
 def experiments(profile: str = "smoke") -> tuple[Experiment, ...]:
@@ -195,13 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             only=only,
             progress=True,
         ):
-            after = record["after"]
-            print(
-                f"{record['defense']:<16} seed {record['seed']}"
-                f"  ACC {after['accuracy']:6.1%}  ASR {after['attack_success_rate']:6.1%}"
-                f"  {record['seconds']:6.0f} s",
-                flush=True,
-            )
+            print(line(record), flush=True)
     return 0
 
 

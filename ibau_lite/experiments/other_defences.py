@@ -32,6 +32,7 @@ from ibau_lite.defenses import (
     SAUConfig,
     TaborConfig,
 )
+from ibau_lite.experiments.cells import line
 from ibau_lite.experiments.first_run import PROFILES, Experiment, Row, cells, experiments
 from ibau_lite.experiments.published import Published, one_trigger
 from ibau_lite.experiments.tables import NO_DEFENCE
@@ -178,13 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         only=choice.only.split(";") if choice.only else None,
         progress=True,
     ):
-        after = record["after"]
-        print(
-            f"{record['defense']:<16} seed {record['seed']}  ACC {after['accuracy']:6.1%}"
-            f"  ASR {after['attack_success_rate']:6.1%}  {record['cpu_seconds']:6.0f} CPU s"
-            + ("  no trigger found" if record.get("found") is False else ""),
-            flush=True,
-        )
+        print(line(record), flush=True)
     return 0
 
 

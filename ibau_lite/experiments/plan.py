@@ -6,8 +6,6 @@ Planning reads no data and trains nothing, so that a list or an estimate costs n
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
@@ -18,6 +16,7 @@ from ibau_lite.experiments import first_run
 from ibau_lite.experiments.cells import describe
 from ibau_lite.experiments.contenders import CONTENDERS, contender
 from ibau_lite.experiments.first_run import PROFILES
+from ibau_lite.experiments.records import key_of
 
 __all__ = ["TABLES", "Case", "Cell", "cases", "contestants", "plan", "settings"]
 
@@ -63,7 +62,7 @@ class Cell:
         images are is not part of it: a record says that.
         """
         told = {**self.told, **settings(self.defense, self.profile, self.case.data)}
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        return key_of(told)
 
     @property
     def told(self) -> dict[str, Any]:

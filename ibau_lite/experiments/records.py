@@ -18,7 +18,7 @@ import torch
 import ibau_lite
 from ibau_lite.data import Labelled
 
-__all__ = ["append", "fingerprint", "provenance", "read"]
+__all__ = ["append", "fingerprint", "key_of", "provenance", "read"]
 
 
 def fingerprint(*parts: Labelled) -> str:
@@ -33,6 +33,14 @@ def fingerprint(*parts: Labelled) -> str:
         digest.update(part.images[:, :, ::4, ::4].contiguous().cpu().numpy().data)
         digest.update(part.labels.contiguous().cpu().numpy().data)
     return digest.hexdigest()[:12]
+
+
+def key_of(settings: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits that stand for settings (JSON), whatever the order of their names.
+
+    The first of SHA-256: the same in every process and on every machine.
+    """
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def provenance() -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ibau_lite import checkpoints, hypergrad
+from ibau_lite import hypergrad
 from ibau_lite.attacks import Attack
 from ibau_lite.data import Labelled
 from ibau_lite.experiments.first_run import PROFILES, experiments
-from ibau_lite.experiments.records import append, fingerprint, provenance, read
+from ibau_lite.experiments.records import append, fingerprint, key_of, provenance, read
 from ibau_lite.metrics import evaluate, predict
 from ibau_lite.minimax import Ascent, Ball, Risk
 from ibau_lite.solvers import Ritz
@@ -157,12 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if choice.data and choice.data != name:
             continue
         dataset = experiment.load()
-        if choice.network:
-            model = experiment.build(seed=0)
-            checkpoints.load(choice.network, model)
-            model.eval()
-        else:
-            model = experiment.victim(dataset, progress=True).model.cpu()
+        model = experiment.network(dataset, choice.network)
         part = dataset.clean[: choice.images]
         settings = {
             "network": _weights(model),
@@ -170,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "steps": choice.steps,
             "version": 2,
         }
-        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        key = key_of(settings)
         if any(record.get("key") == key for record in read(choice.results)):
             print(f"{name}: recorded already")
             continue

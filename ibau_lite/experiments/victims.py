@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import nn
 from ibau_lite import checkpoints
 from ibau_lite.attacks import Attack
 from ibau_lite.data import Dataset, cache
-from ibau_lite.experiments.records import fingerprint
+from ibau_lite.experiments.records import fingerprint, key_of
 from ibau_lite.metrics import Report, evaluate
 from ibau_lite.training import Recipe, fit
 
@@ -61,9 +60,8 @@ def victim(
         "network": hashlib.sha256(repr(model).encode()).hexdigest()[:12],
         "recipes": [asdict(stage) for stage in recipes],
     }
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(folder or cache.folder() / "victims")
-    path = folder / f"{dataset.name}-{attack.name}-{key}.safetensors"
+    path = folder / f"{dataset.name}-{attack.name}-{key_of(settings)}.safetensors"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device)
     if path.exists():

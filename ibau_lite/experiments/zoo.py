@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ from ibau_lite import attacks
 from ibau_lite.attacks.talk import COMPUTED, ONE_TARGET, SEVEN_TARGETS
 from ibau_lite.data import Dataset, cache
 from ibau_lite.experiments import first_run
-from ibau_lite.experiments.records import append, fingerprint, provenance, read
+from ibau_lite.experiments.records import append, fingerprint, key_of, provenance, read
 from ibau_lite.experiments.shipping import receive, ship
 from ibau_lite.experiments.undefended import UNDEFENDED
 from ibau_lite.experiments.victims import Victim, victim
@@ -136,7 +134,7 @@ class Zoo:
         test = self.dataset.test
         measured_on = {"count": len(test), "sha256": fingerprint(test)}
         settings = {"network": poisoned.settings, "test": measured_on}
-        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        key = key_of(settings)
         for record in read(results):
             if record.get("key") == key:
                 return record
@@ -166,8 +164,7 @@ class Zoo:
     def _trigger(self, name: str, progress: bool) -> attacks.Trigger:
         if name not in COMPUTED:
             return attacks.trigger(name)
-        key = hashlib.sha256(json.dumps(self._source.settings, sort_keys=True).encode())
-        file = f"{self.dataset.name}-{name}-{key.hexdigest()[:16]}.safetensors"
+        file = f"{self.dataset.name}-{name}-{key_of(self._source.settings)}.safetensors"
         path = self.folder / "attacks" / file
         if not path.exists():
             images = self.dataset.train.images

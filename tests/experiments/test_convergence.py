@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from ibau_lite.theory.active_constraint import arc
 
 from ibau_lite.experiments import convergence as cv
 from ibau_lite.experiments import read
+from ibau_lite.experiments.first_run import Experiment
 from ibau_lite.hypergrad import hypergradient
 from ibau_lite.minimax import Risk
 from ibau_lite.models import mlp
@@ -116,6 +118,7 @@ def test_the_command_prints_and_records_constants_and_errors(tmp_path, monkeypat
         load=lambda: SimpleNamespace(clean=part, source="somewhere"),
         victim=lambda dataset, progress: SimpleNamespace(model=network),
     )
+    experiment.network = functools.partial(Experiment.network, experiment)
     monkeypatch.setattr(cv, "experiments", lambda profile: (experiment,))
     results = tmp_path / "results.jsonl"
     assert cv.main(["--penalty", "4", "--images", "10", "--results", str(results)]) == 0

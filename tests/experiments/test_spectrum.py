@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import torch
 from ibau_lite import checkpoints
 from ibau_lite.data import Labelled
 from ibau_lite.experiments import convergence, read, spectrum
+from ibau_lite.experiments.first_run import Experiment
 from ibau_lite.minimax import Risk
 from ibau_lite.models import mlp
 
@@ -66,6 +68,7 @@ def test_the_command_records_once_and_the_record_is_json(tmp_path, monkeypatch, 
         load=lambda: SimpleNamespace(clean=part(), test=part(20), source="random"),
         victim=lambda dataset, progress: SimpleNamespace(model=model),
     )
+    experiment.network = functools.partial(Experiment.network, experiment)
     monkeypatch.setattr(spectrum, "experiments", lambda profile: (experiment,))
     path = tmp_path / "spectrum.jsonl"
     ask = ["--results", str(path), "--images", "5", "--steps", "6"]
