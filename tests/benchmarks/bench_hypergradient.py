@@ -9,7 +9,7 @@ map δ − 0.1 ∇₁ℓ with `create_graph=True` and the parameters requiring g
 with it from v = 0, one pull-back over θ. The unit is one forward pass on `--images` images without
 a graph, timed in the same run; contenders take turns and the median counts.
 
-The floor. An implicit hypergradient with K fixed-point steps needs, in forwards:
+By count. An implicit hypergradient with K fixed-point steps needs, in forwards:
 
     outer: forward and backward over δ and θ                     3     (a backward costs about two)
     inner: forward, and ∇₁ with its graph                        2–3   (no weight gradients in ∇_δ)
@@ -17,8 +17,8 @@ The floor. An implicit hypergradient with K fixed-point steps needs, in forwards
                                                                   on a reused linearisation: 1.8)
     one mixed pull-back over θ                                   ≥ 3
 
-that is about 8 + 2 (K − 1), 16 for K = 5. The naive gradient (K = 0) needs 3. A product by reverse
-over reverse costs about 4.5 in practice, hence about 29 for the baseline.
+that is about 8 + 2 (K − 1), 16 for K = 5; the naive gradient (K = 0) needs 3. The unit is a pass of
+the network as it is: passes of the folded network cost less, so its rows may lie below the count.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ def main() -> None:
     print(f"{'':40} seconds  forwards  published / this")
     for name, taken in seconds.items():
         print(f"{name:40} {taken:7.3f} {taken / unit:9.1f} {base / taken:17.2f}")
-    floor = 8 + 2 * (options.products - 1)
-    print(f"{'floor (see the header)':40} {floor * unit:7.3f} {floor:9.1f}")
+    count = 8 + 2 * (options.products - 1)
+    print(f"{'by count (see the header)':40} {count * unit:7.3f} {count:9.1f}")
 
 
 if __name__ == "__main__":

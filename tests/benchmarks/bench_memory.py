@@ -6,7 +6,7 @@ Each contender runs in a process of its own, once on a tenth of the images (libr
 pools start) and then on all of them. What counts is how far the second run lifts the peak: of the
 resident set on a CPU, of the allocator on a GPU. The goal is 1.5 times the training step: the graph
 of ∇_δ has to live while the Hessian is multiplied by, and holds each activation about twice; the
-book's recipe, which takes half of the images inside, is the row that has to meet it.
+book's recipe, which takes half of the images inside, is the row that the goal is for.
 """
 
 from __future__ import annotations
