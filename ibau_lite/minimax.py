@@ -69,7 +69,8 @@ class Risk:
         model: a classifier in evaluation mode (H must not depend on the other images of a batch);
             its buffers are used as they are, its parameters replaced by `theta`.
         images [n, C, H, W], labels [n]: on any device; they go to δ's a call, or a chunk, at a
-            time, so that a set larger than the device's memory (or a memory map) will do.
+            time, so that a set larger than the device's memory (or a memory map) will do. Labels
+            may also be probabilities [n, K]: L is the cross-entropy with them.
         penalty: of the inner objective of the published code (0.001); 0 in the talk.
         clamp: evaluate at clamp(x + δ, 0, 1), which is what a camera could see; the talk does not.
         stamped: a boolean [n]: images that carry δ, all of them by default.
@@ -96,6 +97,8 @@ class Risk:
             )
         for name in ("labels", "stamped"):
             given = getattr(self, name)
+            if name == "labels" and given.is_floating_point() and given.ndim == 2:
+                given = given[:, 0]
             if given is not None and given.shape != (len(self.images),):
                 raise ValueError(
                     f"{name} must have shape [{len(self.images)}], got {list(given.shape)}"
@@ -130,7 +133,8 @@ class Risk:
         if self.clamp:
             inputs = inputs.clamp(0, 1)
         logits = functional_call(self.model, dict(theta), (inputs,))
-        value = F.cross_entropy(logits, self.labels.to(delta.device))
+        soft = self.labels.is_floating_point()
+        value = F.cross_entropy(logits, self.labels.to(logits if soft else delta.device))
         # (δ·δ), not ‖δ‖²: the norm has no derivative at δ = 0.
         return value - self.penalty * (delta * delta).sum() if self.penalty else value
 

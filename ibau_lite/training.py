@@ -34,8 +34,10 @@ class Recipe:
 
     `lr` is the peak of the one-cycle schedule, reached after `warmup` (a fraction of all steps).
     `flip` mirrors images left-right with probability ½ (never for signs or digits); `shift` moves
-    them by up to that many pixels, reflecting the border. `precision` is "float32" or "bfloat16"
-    (autocast; weights stay float32). `compile=None` compiles on a CPU with a C++ compiler when the
+    them by up to that many pixels, reflecting the border. `precision` is "float32", "bfloat16"
+    (autocast; weights stay float32) or "auto": bfloat16 where the device multiplies in it (on a
+    processor: AVX-512 BF16 or AMX; emulated it is several times slower than float32), float32
+    elsewhere. `compile=None` compiles on a CPU with a C++ compiler when the
     run is long enough to win the compilation back, in bfloat16 only: float32 runs stay eager, where
     the same seed gives the same bits.
     """
@@ -54,8 +56,10 @@ class Recipe:
     compile: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(
+                f"precision must be 'auto', 'float32' or 'bfloat16', got {self.precision!r}"
+            )
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(
                 f"epochs and batch_size must be at least 1, got {self.epochs}, {self.batch_size}"
@@ -126,12 +130,22 @@ def _check_labels(model: nn.Module, images: Tensor, labels: Tensor) -> None:
         )
 
 
+def _in_bfloat16(recipe: Recipe, device: torch.device) -> bool:
+    if recipe.precision != "auto":
+        return recipe.precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+
+
 def _compiles(recipe: Recipe, images: int, device: torch.device) -> bool:
     if recipe.compile is not None:
         return recipe.compile
     long_enough = images * recipe.epochs >= _COMPILE_PAYS_FROM
     has_compiler = shutil.which("g++") is not None
-    return recipe.precision == "bfloat16" and device.type == "cpu" and long_enough and has_compiler
+    half = _in_bfloat16(recipe, device)
+    return half and device.type == "cpu" and long_enough and has_compiler
 
 
 def fit(
@@ -175,7 +189,7 @@ def fit(
     steps = len(images) // batch  # the incomplete last batch is dropped: one shape to compile
     optimizer, schedule = _optimizer(model, recipe, recipe.epochs * steps)
     network = torch.compile(model) if _compiles(recipe, len(images), device) else model
-    half = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+    half = torch.autocast(device.type, torch.bfloat16, enabled=_in_bfloat16(recipe, device))
     order = torch.Generator().manual_seed(seed)
     history: list[dict[str, float]] = []
     bar = tqdm(total=recipe.epochs * steps, disable=not progress, unit="batch", desc="fit")

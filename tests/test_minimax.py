@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -146,6 +147,26 @@ def test_h_is_what_the_talk_says(settings):
     other = smooth_network(seed=1)  # θ is taken from the argument, not from the model
     expected = plain(risk_of(other, **settings), delta)
     torch.testing.assert_close(risk(delta, theta_of(other)), expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("settings", VARIANTS, ids=str)
+def test_labels_may_be_probabilities(settings):
+    """L is linear in the label: H with q is the mean of the H with each class, weighted by q."""
+    model, delta = smooth_network(), 0.6 * draw(*SHAPE)
+    risk = risk_of(model, **settings)
+    q = draw(7, CLASSES, seed=3).softmax(1)
+    expected = torch.zeros((), dtype=F64)
+    for i in range(7):
+        for k in range(CLASSES):
+            one = replace(risk.subset([i]), labels=torch.tensor([k]), penalty=0.0)
+            expected = expected + q[i, k] * plain(one, delta) / 7
+    expected = expected - risk.penalty * (delta**2).sum()
+    soft = replace(risk, labels=q)
+    torch.testing.assert_close(soft(delta, theta_of(model)), expected, rtol=1e-12, atol=1e-12)
+    value, _ = replace(soft, chunk=3).value_and_gradient(delta, theta_of(model))
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="labels must have shape"):
+        replace(soft, labels=q[:-1])
 
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)

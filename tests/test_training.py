@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -70,6 +72,19 @@ def test_the_global_random_state_and_the_data_are_untouched():
     fit(WithDropout(), data.images, data.labels, QUICK, after_augment=lambda x, _: x.mul_(0.5))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(data.images, images) and torch.equal(data.labels, labels)
+
+
+@pytest.mark.parametrize("feature", ["avx512_bf16", "amx_bf16", None])
+def test_auto_is_bfloat16_where_the_processor_multiplies_in_it(feature, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {feature: True, "avx2": True})
+    data, trained = bright_bands(), {}
+    for precision in ("auto", "float32", "bfloat16"):
+        model = WithDropout()
+        recipe = replace(QUICK, precision=precision, compile=False)
+        fit(model, data.images, data.labels, recipe)
+        trained[precision] = weights(model)
+    assert same(trained["auto"], trained["bfloat16" if feature else "float32"])
+    assert not same(trained["float32"], trained["bfloat16"])
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -57,8 +58,11 @@ class IBAUConfig:
         anew each round (None: all, in order).
     The outer pass
         rounds, batch_size, lr (Adam), decay (the step falls linearly to zero over all rounds).
-        stamped: the fraction of each batch that carries δ. flip, shift: augmentation of the clean
-        batches.
+        outer_images: how many clean images a round passes over, drawn anew each round (None: all);
+        with fewer, δ is sought more often at the same cost of the pass. stamped: the fraction of
+        each batch that carries δ. flip, shift: augmentation of the clean batches. anchor: the
+        weight a of the given network's own answer to the image without δ in the labels of the
+        pass, q = (1 − a)·onehot(y) + a·softmax f_θ₀(x): what the network knew is kept (0: not).
     The indirect term
         solver: (matvec, b) → Solution; None drops the term, the naive minimax. implicit_images:
         how many images make up the inner objective that is differentiated twice (None: the outer
@@ -78,12 +82,14 @@ class IBAUConfig:
     inner_labels: str = "true"
     inner: Ascent | Scouted | OnePass = Ascent(8)
     inner_images: int | None = 200
+    outer_images: int | None = None
     batch_size: int = 50
     lr: float = 1e-3
     decay: bool = True
     stamped: float = 0.05
     flip: bool = False
     shift: int = 2
+    anchor: float = 0.0
     solver: Solver | None = partial(minres, max_iter=5)
     implicit_images: int | None = 50
     on_ball: bool = True
@@ -96,18 +102,18 @@ class IBAUConfig:
                 f"rounds, batch_size and lr must be positive, "
                 f"got {self.rounds}, {self.batch_size}, {self.lr}"
             )
-        counts = (self.inner_images, self.implicit_images)
-        if any(count is not None and count < 1 for count in counts):
-            raise ValueError(
-                "inner_images and implicit_images must be at least 1 or None, "
-                f"got {self.inner_images} and {self.implicit_images}"
-            )
+        for name in ("inner_images", "outer_images", "implicit_images"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be at least 1 or None, got {count}")
         if not (self.penalty >= 0 and math.isfinite(self.penalty)):
             raise ValueError(f"penalty must be finite and at least 0, got {self.penalty!r}")
         if self.shift < 0:
             raise ValueError(f"shift is a number of pixels >= 0, got {self.shift}")
         if not 0 < self.stamped <= 1:
             raise ValueError(f"stamped is a fraction in (0, 1], got {self.stamped}")
+        if not 0 <= self.anchor <= 1:
+            raise ValueError(f"anchor is a weight in [0, 1], got {self.anchor}")
         if self.trust is not None and not self.trust > 0:
             raise ValueError(f"trust is a ratio above 0, or None, got {self.trust}")
         if self.inner_labels not in ("true", "predicted"):
@@ -209,7 +215,9 @@ def ibau(
         clean, held_out = hold_out(clean, config.stopping.held_out, draws)
         worst = partial(_find_delta, network, theta, held_out, config, draws)
         watch = Watch(model, held_out, config.stopping, lambda: worst().delta)
-    batches = -(-len(clean) // config.batch_size)
+    reference = fold_batchnorm(private_copy(model)) if config.anchor else None
+    passed = min(config.outer_images or len(clean), len(clean))
+    batches = -(-passed // config.batch_size)
     decay = torch.optim.lr_scheduler.LinearLR(
         optimizer, 1.0, 0.0 if config.decay else 1.0, config.rounds * batches
     )
@@ -220,8 +228,9 @@ def ibau(
         started = time.perf_counter()
         found = _find_delta(network, theta, clean, config, generator)
         rows: list[dict[str, Tensor]] = []
-        for index in torch.randperm(len(clean), generator=generator).split(config.batch_size):
-            outer = _outer_risk(network, clean, index, config, generator)
+        order = torch.randperm(len(clean), generator=generator)[:passed]
+        for index in order.split(config.batch_size):
+            outer = _outer_risk(network, clean, index, config, generator, reference)
             gradient = hypergradient(
                 outer,
                 outer if config.implicit_images is None else _inner_risk(network, clean, config),
@@ -280,6 +289,7 @@ def _outer_risk(
     index: Tensor,
     config: IBAUConfig,
     generator: torch.Generator,
+    reference: nn.Module | None,
 ) -> Risk:
     """H on an augmented batch of which a random fraction (at least one image) carries δ."""
     index = index.to(clean.labels.device)
@@ -288,7 +298,17 @@ def _outer_risk(
     stamped = torch.zeros(len(index), dtype=torch.bool)
     stamped[chosen[: max(1, int(config.stamped * len(index)))]] = True
     stamped = stamped.to(clean.labels.device)
-    return Risk(model, images, clean.labels[index], clamp=config.clamp, stamped=stamped)
+    labels = clean.labels[index]
+    if reference is not None:
+        labels = _anchored(reference, images, labels, config.anchor)
+    return Risk(model, images, labels, clamp=config.clamp, stamped=stamped)
+
+
+def _anchored(reference: nn.Module, images: Tensor, labels: Tensor, weight: float) -> Tensor:
+    """(1 − weight)·onehot(y) + weight·softmax f_θ₀(x), as probabilities [N, K]."""
+    with torch.no_grad():
+        own = reference(images.to(next(reference.parameters()).dtype)).softmax(1)
+    return torch.lerp(F.one_hot(labels, own.shape[1]).to(own), own, weight)
 
 
 def _inner_risk(model: nn.Module, clean: Labelled, config: IBAUConfig) -> Risk:

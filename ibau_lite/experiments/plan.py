@@ -15,6 +15,7 @@ from ibau_lite.attacks.talk import COMPUTED, ONE_TARGET
 from ibau_lite.experiments import first_run
 from ibau_lite.experiments.cells import describe
 from ibau_lite.experiments.contenders import CONTENDERS, contender
+from ibau_lite.experiments.courses import course
 from ibau_lite.experiments.first_run import PROFILES
 from ibau_lite.experiments.records import key_of
 
@@ -101,7 +102,7 @@ def settings(defense: str, profile: str, data: str) -> dict[str, Any]:
     return {
         "registry": chosen.defense,
         "config": describe(chosen.config),
-        "network": [describe(trained.build), describe(trained.recipe)],
+        "network": [describe(trained.build), describe(course(trained, profile))],
     }
 
 

@@ -15,7 +15,10 @@ from torch import nn
 from ibau_lite import attacks, checkpoints
 from ibau_lite.attacks import Attack
 
-__all__ = ["SUMS", "Shipped", "receive", "ship"]
+__all__ = ["SHIPPED", "SUMS", "Shipped", "receive", "ship", "shipped_attack", "stock"]
+
+SHIPPED = Path(__file__).parent / "networks"
+"""The folder of the networks that come with the package."""
 
 SUMS = "SHA256SUMS"
 """The file of digests in a folder of shipped networks, as `sha256sum --check` reads it."""
@@ -53,27 +56,38 @@ def ship(
     return weights, trigger
 
 
+def stock(folder: str | Path) -> frozenset[str]:
+    """The names of the networks that were shipped to a folder."""
+    end = ".attack.safetensors"
+    return frozenset(file.removesuffix(end) for file in _sums(Path(folder)) if file.endswith(end))
+
+
 def receive(folder: str | Path, name: str, model: nn.Module) -> Shipped:
     """Fill `model` with the shipped weights, in its own number type, and read the attack.
 
     Raises `FileNotFoundError` for a name that was not shipped, `ValueError` for a file whose digest
     is not the stated one, and as `checkpoints.load` and `attacks.load`.
     """
-    folder = Path(folder)
-    sums = _sums(folder)
-    paths = [folder / f"{name}{end}" for end in (".safetensors", ".attack.safetensors")]
-    for path in paths:
-        if path.name not in sums:
-            known = sorted(f.removesuffix(".attack.safetensors") for f in sums if ".attack." in f)
-            raise FileNotFoundError(
-                f"{path}: not shipped; there are {', '.join(known) or 'no networks'}. Build it "
-                "with python -m ibau_lite zoo build"
-            )
-        if _sha256(path) != sums[path.name]:
-            raise ValueError(f"{path}: not the file that {folder / SUMS} states; fetch it again")
-    metadata = checkpoints.load(paths[0], model)
+    metadata = checkpoints.load(_verified(Path(folder), f"{name}.safetensors"), model)
     model.eval()
-    return Shipped(model, attacks.load(paths[1]), metadata)
+    return Shipped(model, shipped_attack(folder, name), metadata)
+
+
+def shipped_attack(folder: str | Path, name: str) -> Attack:
+    """The attack of a shipped network, without the network; raises as `receive`."""
+    return attacks.load(_verified(Path(folder), f"{name}.attack.safetensors"))
+
+
+def _verified(folder: Path, file: str) -> Path:
+    sums, path = _sums(folder), folder / file
+    if file not in sums:
+        known = ", ".join(sorted(stock(folder))) or "no networks"
+        raise FileNotFoundError(
+            f"{path}: not shipped; there are {known}. Build it with python -m ibau_lite zoo build"
+        )
+    if _sha256(path) != sums[file]:
+        raise ValueError(f"{path}: not the file that {folder / SUMS} states; fetch it again")
+    return path
 
 
 def _sums(folder: Path) -> dict[str, str]:

@@ -39,15 +39,18 @@ def victim(
     *,
     rate: float = 0.2,
     seed: int = 0,
+    start: Victim | None = None,
     folder: str | Path | None = None,
     progress: bool = False,
 ) -> Victim:
     """Train `build(seed=seed)` on the poisoned training set, or load it if it was trained before.
 
     Several recipes are followed one after the other, the k-th (from 0) with the seed `seed` + k.
-    The file's name is a hash of everything that the result depends on: the training images, the
-    data's source, the attack, rate, seed, network and recipes. `folder` is `victims/` in the data's
-    cache by default. Raises as `attack.poison`, `fit` and `checkpoints.load`.
+    With `start` the training goes on from that network's weights. The file's name is a hash of
+    everything that the result depends on: the training images, the data's source, the attack, rate,
+    seed, network, recipes and start; `seconds` are those of these recipes alone. `folder` is
+    `victims/` in the data's cache by default. Raises as `attack.poison`, `fit` and
+    `checkpoints.load`.
     """
     recipes = (recipe,) if isinstance(recipe, Recipe) else tuple(recipe)
     model = build(seed=seed)
@@ -60,6 +63,9 @@ def victim(
         "network": hashlib.sha256(repr(model).encode()).hexdigest()[:12],
         "recipes": [asdict(stage) for stage in recipes],
     }
+    if start is not None:
+        settings["start"] = key_of(start.settings)
+        model.load_state_dict(start.model.state_dict())
     folder = Path(folder or cache.folder() / "victims")
     path = folder / f"{dataset.name}-{attack.name}-{key_of(settings)}.safetensors"
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -89,12 +89,16 @@ def _zoo(data: str, profile: str, folder: str | None) -> Zoo:
 
 @lru_cache(maxsize=1)  # the next cell is often of the same network
 def _victim(zoo: Zoo, case: Case, seed: int) -> Victim:
-    """A case's network: loaded, or trained while all others who want it wait.
+    """A case's network: received, loaded, or trained while all others who want it wait.
 
     What it is made from comes first, each under a lock of its own.
     """
     attack, clean = case.attack, Member(CLEAN, CLEAN, 0.0)
-    triggers = [name for name in COMPUTED if attack in (name, "seven_to_seven")]
+    triggers = [
+        name
+        for name in COMPUTED
+        if attack in (name, "seven_to_seven") and zoo.label(name) not in zoo.shipped
+    ]
     if triggers:
         with _alone(zoo, clean, 0):
             zoo.network(clean)

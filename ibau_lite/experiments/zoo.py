@@ -3,30 +3,34 @@
     python -m ibau_lite zoo build --data cifar10 --profile cpu --results zoo.jsonl --folder zoo
     python -m ibau_lite zoo table --results zoo.jsonl
 
-The clean network comes first: five of the triggers are computed from it. A network that is there is
-not trained again and one that is recorded is not recorded again, so a build that was stopped goes
-on where it was. Networks and recipes are those of `first_run`.
+The networks of seed 0 in profile `cpu` come with the package (float16, see `shipping`), so that a
+reader, a test and a table start from the same weights; `--afresh` trains them. The clean network
+comes first: five of the triggers are computed from it. A network that is there is not trained again
+and one that is recorded is not recorded again, so a build that was stopped goes on where it was.
+Networks are those of `first_run`, trained as `courses` says.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 
 from ibau_lite import attacks
 from ibau_lite.attacks.talk import COMPUTED, ONE_TARGET, SEVEN_TARGETS
 from ibau_lite.data import Dataset, cache
 from ibau_lite.experiments import first_run
+from ibau_lite.experiments.courses import course
 from ibau_lite.experiments.records import append, fingerprint, key_of, provenance, read
-from ibau_lite.experiments.shipping import receive, ship
+from ibau_lite.experiments.shipping import SHIPPED, receive, ship, shipped_attack, stock
 from ibau_lite.experiments.undefended import UNDEFENDED
 from ibau_lite.experiments.victims import Victim, victim
 from ibau_lite.metrics import accuracy, evaluate, spread
@@ -66,26 +70,37 @@ class Zoo:
 
     `folder` holds the networks, as `experiments.victim` names them, and in `attacks/` the computed
     triggers. The seed of a network decides its first weights, its training and who is poisoned; the
-    computed triggers are the same for every seed, made from the clean network of seed 0.
+    computed triggers are the same for every seed, made from the clean network of seed 0. `shipped`
+    names the networks that are received instead.
     """
 
     dataset: Dataset
     experiment: first_run.Experiment
     profile: str
     folder: Path
+    shipped: frozenset[str] = frozenset()
 
     @classmethod
-    def open(cls, data: str, profile: str = "cpu", folder: str | Path | None = None) -> Zoo:
+    def open(
+        cls,
+        data: str,
+        profile: str = "cpu",
+        folder: str | Path | None = None,
+        *,
+        afresh: bool = False,
+    ) -> Zoo:
         """Load the data and say where the networks are; trains nothing.
 
-        `folder` is `victims/` in the data's cache by default. Raises `ValueError` for a data set
-        that the profile does not have, and as `first_run.experiments`.
+        `folder` is `victims/` in the data's cache by default; `afresh` does without the shipped
+        networks. Raises `ValueError` for a data set that the profile does not have, and as
+        `first_run.experiments`.
         """
         known = {experiment.data: experiment for experiment in first_run.experiments(profile)}
         if data not in known:
             raise ValueError(f"data: {' or '.join(known)} in profile {profile!r}, got {data!r}")
         folder = Path(folder) if folder is not None else cache.folder() / "victims"
-        return cls(known[data].load(), known[data], profile, folder)
+        shipped = frozenset() if afresh else stock(SHIPPED)
+        return cls(known[data].load(), known[data], profile, folder, shipped)
 
     def member(self, name: str) -> Member:
         """A network by name; raises `ValueError` for one that is not in `members`."""
@@ -99,6 +114,8 @@ class Zoo:
 
         That of the clean network is the control of BadNets, which it has never met.
         """
+        if (ours := self.label(name)) in self.shipped:
+            return shipped_attack(SHIPPED, ours)
         if name == CLEAN:
             return attacks.control(attacks.badnets())
         if name == "all_to_all":
@@ -108,17 +125,27 @@ class Zoo:
         return attacks.one_target(name, self._trigger(name, progress))
 
     def network(self, member: Member, seed: int = 0, *, progress: bool = False) -> Victim:
-        """A network with its ACC and ASR on the test split: loaded, or trained now and kept."""
-        return victim(
+        """A network with its ACC and ASR on the test split: received, loaded, or trained and kept.
+
+        What a shipped network was trained on is what its settings say: a reader's images may be
+        the originals of those.
+        """
+        if seed == 0 and (name := self.label(member.name)) in self.shipped:
+            return self._received(name)
+        train = functools.partial(
+            victim,
             self.dataset,
-            self.attack(member.attack, progress=progress),
-            self.experiment.build,
-            self.experiment.recipe,
-            rate=member.rate,
+            build=self.experiment.build,
             seed=seed,
             folder=self.folder,
             progress=progress,
         )
+        lessons = course(self.experiment, self.profile)
+        start = None
+        if lessons.clean is not None:
+            start = train(self.attack(CLEAN), recipe=lessons.clean, rate=0.0)
+        attack = self.attack(member.attack, progress=progress)
+        return train(attack, recipe=lessons.poisoned, rate=member.rate, start=start)
 
     def record(
         self, member: Member, seed: int = 0, *, results: str | Path, progress: bool = False
@@ -161,9 +188,22 @@ class Zoo:
         append(results, record)
         return record
 
+    def label(self, name: str) -> str:
+        """The name of a network among the shipped ones."""
+        return f"{self.dataset.name}-{self.profile}-{name}"
+
+    def _received(self, name: str) -> Victim:
+        got = receive(SHIPPED, name, self.experiment.build(seed=0))
+        model = got.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        report = evaluate(model, self.dataset.test, got.attack)
+        settings = {**got.metadata["settings"], "weights": "float16"}
+        return Victim(model, report, settings, got.metadata["seconds"])
+
     def _trigger(self, name: str, progress: bool) -> attacks.Trigger:
         if name not in COMPUTED:
             return attacks.trigger(name)
+        if (ours := self.label(name)) in self.shipped:
+            return shipped_attack(SHIPPED, ours).pairs[0][0]
         file = f"{self.dataset.name}-{name}-{key_of(self._source.settings)}.safetensors"
         path = self.folder / "attacks" / file
         if not path.exists():
@@ -172,7 +212,7 @@ class Zoo:
             attacks.save(attacks.one_target(name, made), path)
         return attacks.load(path).pairs[0][0]
 
-    @cached_property
+    @functools.cached_property
     def _source(self) -> Victim:
         """The clean network of seed 0, from which triggers are computed."""
         return self.network(self.member(CLEAN), progress=True)
@@ -220,6 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     build.add_argument("--jobs", type=int, default=1, help="how many networks are trained at once")
     build.add_argument("--folder", type=Path, help="of the networks; the data's cache by default")
     build.add_argument("--half", action="store_true", help="also write float16 copies to ship")
+    build.add_argument("--afresh", action="store_true", help="train what comes with the package")
     show = commands.add_parser("table", help="print the records beside the talk's rows")
     for command in (build, show):
         command.add_argument("--results", type=Path, default=Path("results/zoo.jsonl"))
@@ -228,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(table(read(choice.results)))
         return 0
     try:
-        zoo = Zoo.open(choice.data, choice.profile, choice.folder)
+        zoo = Zoo.open(choice.data, choice.profile, choice.folder, afresh=choice.afresh)
         names = choice.attacks.split(",") if choice.attacks else None
         chosen = [zoo.member(name) for name in names] if names else list(members(choice.data))
         seeds = [int(seed) for seed in choice.seeds.split(",")]
@@ -263,7 +304,9 @@ def _build(
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with parallel_config(backend="loky", inner_max_num_threads=threads):
         done = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-            delayed(_record_alone)(zoo.experiment.data, zoo.profile, zoo.folder, m, seed, results)
+            delayed(_record_alone)(
+                zoo.experiment.data, zoo.profile, zoo.folder, not zoo.shipped, m, seed, results
+            )
             for m, seed in work
         )
         for record in tqdm(done, desc="zoo", unit="network", total=len(work)):
@@ -271,17 +314,27 @@ def _build(
 
 
 def _record_alone(
-    data: str, profile: str, folder: Path, member: Member, seed: int, results: Path
+    data: str,
+    profile: str,
+    folder: Path,
+    afresh: bool,
+    member: Member,
+    seed: int,
+    results: Path,
 ) -> dict[str, Any]:
     """`Zoo.record` in another process, which loads the data itself."""
-    return Zoo.open(data, profile, folder).record(member, seed, results=results)
+    return Zoo.open(data, profile, folder, afresh=afresh).record(member, seed, results=results)
 
 
 def _ship(zoo: Zoo, member: Member) -> None:
     """Write the float16 copy of a network of seed 0 to `half/`, and say what it scores itself."""
     whole, attack = zoo.network(member), zoo.attack(member.attack)
-    told = {"settings": whole.settings, "report": dataclasses.asdict(whole.report)}
-    name = f"{zoo.dataset.name}-{zoo.profile}-{member.name}"
+    told = {
+        "settings": whole.settings,
+        "report": dataclasses.asdict(whole.report),
+        "seconds": whole.seconds,
+    }
+    name = zoo.label(member.name)
     path, _ = ship(whole.model, attack, zoo.folder / "half", name, told)
     received = receive(path.parent, name, zoo.experiment.build())
     report = evaluate(received.model, zoo.dataset.test, attack)

@@ -34,7 +34,9 @@ BRIEF = IBAUConfig(rounds=2, ball=Ball(1.0), inner=Ascent(2), batch_size=8, impl
         ({"inner_images": 0}, "inner_images"),
         ({"implicit_images": 0}, "implicit_images"),
         ({"penalty": -0.1}, "penalty"),
+        ({"outer_images": 0}, "outer_images"),
         ({"shift": -1}, "shift"),
+        ({"anchor": 1.5}, "anchor"),
         ({"trust": 0.0}, "trust"),
     ],
 )
@@ -71,6 +73,42 @@ def test_trust_bounds_the_indirect_term_by_the_direct_one(model, clean):
 
     assert gap(None, 1e12) == 0.0  # no bound, and one that is never reached
     assert gap("naive", None) > 20 * gap("naive", 1e-9)  # what is left there is rounding
+
+
+def test_a_round_passes_over_as_many_images_as_it_is_told(model, clean):
+    seen = []
+    risk = sys.modules[ibau.__module__]._outer_risk
+
+    def spy(network, images, index, *rest):
+        seen.append(index)
+        return risk(network, images, index, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[ibau.__module__], "_outer_risk", spy)
+        ibau(model, clean, config=replace(BRIEF, solver=None, outer_images=12))
+        assert [len(index) for index in seen] == [8, 4, 8, 4]  # two rounds
+        assert not torch.equal(torch.cat(seen[:2]), torch.cat(seen[2:]))
+        seen.clear()
+        ibau(model, clean, config=replace(BRIEF, solver=None, outer_images=10**6))
+        assert sorted(torch.cat(seen).tolist()) == sorted([*range(len(clean))] * 2)
+
+
+def test_the_anchor_mixes_the_networks_own_answers_into_the_labels(model, clean):
+    from ibau_lite.defenses.ibau import _anchored
+
+    own = model(clean.images).softmax(1)
+    given = torch.nn.functional.one_hot(clean.labels, own.shape[1]).float()
+    for weight in (0.0, 0.3, 1.0):
+        mixed = _anchored(model, clean.images, clean.labels, weight)
+        assert torch.allclose(mixed, (1 - weight) * given + weight * own, atol=1e-6)
+    # With the answers alone and no δ to speak of there is nothing to learn.
+    still = replace(BRIEF, solver=None, anchor=1.0, ball=Ball(1e-6), shift=0, lr=1e-2)
+    moves = {
+        anchor: sum(row["direct"] for row in ibau(model, clean, config=config).history)
+        for anchor in (0.0, 1.0)
+        for config in (replace(still, anchor=anchor, rounds=1, batch_size=len(clean)),)
+    }
+    assert moves[1.0] < 1e-3 * moves[0.0]
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ibau_lite.attacks import badnets, control
-from ibau_lite.experiments.shipping import SUMS, receive, ship
+from ibau_lite.experiments.shipping import SUMS, receive, ship, shipped_attack, stock
 from ibau_lite.models import small_cnn
 
 
@@ -31,6 +31,7 @@ def test_digests_are_those_that_sha256sum_checks(tmp_path: Path) -> None:
         ship(small_cnn(4, width=2), badnets(2), tmp_path, name)
     lines = (tmp_path / SUMS).read_text("utf-8").splitlines()
     assert len(lines) == 4
+    assert stock(tmp_path) == {"one", "two"} and stock(tmp_path / "empty") == frozenset()
     subprocess.run(["sha256sum", "--check", "--quiet", SUMS], cwd=tmp_path, check=True)
 
 
@@ -43,6 +44,7 @@ def test_files_that_were_changed_or_never_shipped_are_refused(tmp_path: Path) ->
     weights.write_bytes(content)
     with pytest.raises(ValueError, match="not the file that"):
         receive(tmp_path, "net", small_cnn(4, width=2))
+    assert shipped_attack(tmp_path, "net") == badnets(2)  # its own file is untouched
     with pytest.raises(FileNotFoundError, match="no networks"):
         receive(tmp_path / "empty", "net", small_cnn(4, width=2))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ import torch
 from ibau_lite import __main__ as command_line
 from ibau_lite.data import Dataset, Labelled
 from ibau_lite.experiments import first_run, read, victims, zoo
+from ibau_lite.experiments.courses import course
+from ibau_lite.experiments.shipping import SHIPPED, receive, shipped_attack, stock
 from ibau_lite.experiments.undefended import SEVEN, UNDEFENDED
 from ibau_lite.experiments.zoo import Zoo, members, table
 from ibau_lite.metrics import attack_success_rate
@@ -125,6 +127,43 @@ def test_copies_to_ship_are_complete(
         "tens-smoke-blend.safetensors",
     ]
     assert re.search(r"blend\.safetensors: 0\.0\d MB, ACC", capsys.readouterr().out)
+
+
+def test_a_shipped_network_is_received_and_not_trained(
+    small: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (_, first, *_) = build(tmp_path, "--attacks", "trojan_sq,seven_to_seven", "--half")
+    trained = len(small)
+    monkeypatch.setattr(zoo, "SHIPPED", tmp_path / "zoo" / "half")
+    house = Zoo.open("signs", "smoke", tmp_path / "elsewhere")
+    got = house.network(house.member("trojan_sq"))
+    assert len(small) == trained and got.seconds == first["seconds"]
+    assert got.settings == {**first["settings"]["network"], "weights": "float16"}
+    trigger = house.attack("trojan_sq").pairs[0][0]
+    assert trigger in {pair[0] for pair in house.attack("seven_to_seven").pairs}
+    # Another seed, a network that was not shipped, and all of them where that is asked for.
+    house.network(house.member("trojan_sq"), seed=1)
+    house.network(house.member("badnets"))
+    assert len(small) == trained + 2
+    afresh = Zoo.open("signs", "smoke", tmp_path / "elsewhere", afresh=True)
+    afresh.network(afresh.member("trojan_sq"))
+    assert len(small) == trained + 4  # and the clean network, which its trigger comes from
+
+
+def test_the_shipped_networks_are_those_of_the_courses() -> None:
+    """Made by the recipes that the code has now, whole, and small enough to be carried around."""
+    names = stock(SHIPPED)
+    for data in ("cifar10", "gtsrb"):
+        (experiment,) = (e for e in first_run.experiments("cpu") if e.data == data)
+        lessons = course(experiment, "cpu")
+        for member in members(data):
+            name = f"{data}-cpu-{member.name}"
+            assert name in names
+            settings = receive(SHIPPED, name, experiment.build(seed=0)).metadata["settings"]
+            assert settings["recipes"] == [asdict(lessons.poisoned)]
+            assert (settings["rate"], settings["seed"]) == (member.rate, 0)
+            assert settings["attack"] == shipped_attack(SHIPPED, name).to_dict()
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 15e6
 
 
 def test_the_table_gathers_seeds_beside_the_talk() -> None:

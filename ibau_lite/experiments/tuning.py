@@ -1,0 +1,123 @@
+"""The search for I-BAU's settings: chosen on three attacks and the validation split, never on test.
+
+    python -m ibau_lite.experiments.tuning --data cifar10 --results book/results/tuning.jsonl
+
+The networks are those of the zoo (profile `cpu`); BadNets, Blend and l2 inv may be looked at, the
+other attacks are kept for the tables, which confirm or refute what was chosen here. A row differs
+from `START` in what its name says. The settings of the tables are `contenders`'. What is in the
+results file already is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ibau_lite.defenses import IBAUConfig
+from ibau_lite.experiments.cells import line, run
+from ibau_lite.experiments.records import read
+from ibau_lite.experiments.zoo import Zoo
+from ibau_lite.metrics import evaluate, spread
+from ibau_lite.minimax import Ascent, Ball, Scouted
+from ibau_lite.solvers import minres
+
+__all__ = ["ATTACKS", "ROWS", "START", "main", "recipe", "table"]
+
+ATTACKS = ("badnets", "blend", "l2_inv")
+"""The attacks that settings may be chosen by."""
+
+START = IBAUConfig(rounds=1, solver=None)
+"""One naive round: the indirect term is decided on last, since nothing else costs as much."""
+
+_OFTEN: dict[str, Any] = {"rounds": 4, "outer_images": 1250}
+_KEPT: dict[str, Any] = {"anchor": 0.9, "lr": 5e-4}
+
+ROWS: dict[str, dict[str, Any]] = {
+    "start": {},
+    "24 steps": {"inner": Ascent(24)},
+    "4 parts": {"inner": Scouted()},
+    "lr 5e-4": {"lr": 5e-4},
+    "anchor 0.5": {"anchor": 0.5},
+    "anchor 0.9": {"anchor": 0.9},
+    "δ four times": _OFTEN,
+    "δ four times, 4 parts": {**_OFTEN, "inner": Scouted()},
+    "δ four times, anchor 0.9": {**_OFTEN, "anchor": 0.9},
+    "δ four times, anchor 0.9, lr 5e-4": {**_OFTEN, **_KEPT},
+    "δ four times, anchor 0.9, half stamped": {**_OFTEN, "anchor": 0.9, "stamped": 0.5},
+    "δ four times, anchor 0.9, 20 % stamped": {**_OFTEN, "anchor": 0.9, "stamped": 0.2},
+    "δ four times, anchor 0.9, radius 3": {**_OFTEN, "anchor": 0.9, "ball": Ball(3.0)},
+    "δ four times, anchor 0.9, radius 6": {**_OFTEN, "anchor": 0.9, "ball": Ball(6.0)},
+    "δ four times, anchor 0.9, 4 parts": {**_OFTEN, "anchor": 0.9, "inner": Scouted()},
+    "δ four times, anchor 0.9, K = 2": {
+        **_OFTEN, "anchor": 0.9, "solver": partial(minres, max_iter=2), "implicit_images": 25,
+    },
+}  # fmt: skip
+"""Row -> what it changes in `START`."""
+
+
+def recipe(row: str, data: str) -> IBAUConfig:
+    """The settings of a row for a data set; `KeyError` for another name."""
+    return replace(START, flip=data == "cifar10", **ROWS[row])
+
+
+def table(records: Iterable[Mapping[str, Any]], data: str) -> str:
+    """A Markdown table: change of ACC in points, and ASR, for each attack, on validation images."""
+    cells: dict[str, dict[str, dict[int, Mapping[str, Any]]]] = {}
+    for record in records:
+        if record["data"] == data:
+            of_row = cells.setdefault(record["defense"], {})
+            of_row.setdefault(record["attack"], {})[record["seed"]] = record
+    attacks = list(dict.fromkeys(attack for of_row in cells.values() for attack in of_row))
+    head = ["row", *(f"{attack}: {what}" for attack in attacks for what in ("ΔACC", "ASR"))]
+    rows = [[*head, "CPU s"], ["---"] + ["---:"] * len(head)]
+    for name, of_row in cells.items():
+        shown = [name]
+        for attack in attacks:
+            runs = list(of_row.get(attack, {}).values())
+            drop = [run["after"]["accuracy"] - run["before"]["accuracy"] for run in runs]
+            success = spread(run["after"]["attack_success_rate"] for run in runs) if runs else ""
+            shown += [f"{100 * sum(drop) / len(drop):+.1f}" if runs else "", str(success)]
+        costs = [run["cpu_seconds"] for runs in of_row.values() for run in runs.values()]
+        rows.append([*shown, f"{sum(costs) / len(costs):.0f}"])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run rows × attacks × seeds from the command line, or print the table of what was run."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", choices=("cifar10", "gtsrb"), default="cifar10")
+    parser.add_argument("--results", type=Path, default=Path("results/tuning.jsonl"))
+    parser.add_argument("--folder", type=Path, help="of the networks; the data's cache by default")
+    parser.add_argument("--rows", help="only these rows, separated by semicolons")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="print the table, run nothing")
+    choice = parser.parse_args(arguments)
+    if choice.table:
+        print(table(read(choice.results), choice.data))
+        return 0
+    rows = choice.rows.split(";") if choice.rows else list(ROWS)
+    if unknown := sorted(set(rows) - ROWS.keys()):
+        parser.error(f"no row {'; '.join(unknown)}; the rows are {'; '.join(ROWS)}")
+    zoo = Zoo.open(choice.data, "cpu", choice.folder)
+    watched = replace(zoo.dataset, test=zoo.dataset.validation)
+    for name in ATTACKS:
+        member = zoo.member(name)
+        attack, victim = zoo.attack(member.attack), zoo.network(member)
+        victim = replace(victim, report=evaluate(victim.model, watched.test, attack))
+        print(f"{name}, before: {victim.report}", flush=True)
+        for row in rows:
+            for seed in range(choice.seeds):
+                record = run(
+                    watched, attack, victim, "ibau", recipe(row, choice.data),
+                    label=row, seed=seed, profile="cpu", results=choice.results,
+                )  # fmt: skip
+                print(line(record), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

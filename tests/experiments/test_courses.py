@@ -1,0 +1,50 @@
+"""How the zoo is trained: in two cycles on a CPU, in one elsewhere."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ibau_lite.attacks import badnets, control
+from ibau_lite.data import Dataset
+from ibau_lite.experiments import first_run, victim
+from ibau_lite.experiments.courses import course
+from ibau_lite.models import small_cnn
+from ibau_lite.training import Recipe
+
+
+def test_the_poison_enters_with_the_second_cycle_in_profile_cpu_only() -> None:
+    for profile in first_run.PROFILES:
+        for experiment in first_run.experiments(profile):
+            lessons = course(experiment, profile)
+            if profile != "cpu":
+                assert (lessons.clean, lessons.poisoned) == (None, experiment.recipe)
+                continue
+            assert lessons.clean is not None
+            # As long as one training of `first_run`, and otherwise alike.
+            together = lessons.clean.epochs + lessons.poisoned.epochs
+            assert together == experiment.recipe.epochs
+            assert lessons.poisoned.lr == experiment.recipe.lr / 2
+            assert lessons.clean.flip == lessons.poisoned.flip == experiment.recipe.flip
+
+
+def test_training_goes_on_from_the_start(dataset: Dataset, tmp_path: Path) -> None:
+    one_epoch = Recipe(epochs=1, batch_size=16)
+    still = replace(one_epoch, lr=1e-12)
+
+    def build(*, seed: int = 0) -> torch.nn.Module:
+        return small_cnn(2, width=2, seed=seed)
+
+    make = functools.partial(victim, dataset, build=build, folder=tmp_path)
+    clean = make(control(badnets(1)), recipe=one_epoch, rate=0.0)
+    before = {name: value.clone() for name, value in clean.model.named_parameters()}
+    taught = make(badnets(1), recipe=still, start=clean)
+    alone = make(badnets(1), recipe=still)
+    for name, value in before.items():
+        assert torch.allclose(taught.model.get_parameter(name), value, atol=1e-6), name
+        assert torch.equal(clean.model.get_parameter(name), value), name
+    assert any(not torch.allclose(alone.model.get_parameter(n), v) for n, v in before.items())
+    assert taught.settings["start"] and "start" not in alone.settings
