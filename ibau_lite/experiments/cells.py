@@ -72,13 +72,15 @@ def run(
     label: str | None = None,
     seed: int = 0,
     profile: str = "smoke",
+    watched: int | None = None,
     results: str | Path | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Defend `victim` once and return the record: settings, provenance, ACC and ASR, per round.
 
     ACC and ASR are measured on the test split, before, after, and after each round (the clock
-    stands still meanwhile, and `elapsed` is what it shows); nothing is chosen by them. `by_pair` is
+    stands still meanwhile, and `elapsed` is what it shows; with `watched`, on as many test images
+    after each round); nothing is chosen by them. `by_pair` is
     the ASR of each trigger if there are several; `found` says whether a defence that looks for a
     trigger found one (None for the others). `dp` gets the poisoned training set. With `results` (a
     JSON Lines file) the record is appended, and a cell that is there already is not run again:
@@ -109,7 +111,7 @@ def run(
             torch.cuda.synchronize()  # what was asked of the device before now belongs to the round
         began, wall = time.process_time(), time.perf_counter()
         elapsed = wall - began_wall - measuring_wall
-        report = evaluate(model, dataset.test, attack)
+        report = evaluate(model, dataset.test[:watched], attack)
         measuring += time.process_time() - began
         measuring_wall += time.perf_counter() - wall
         return {
@@ -139,6 +141,7 @@ def run(
         "seconds": defended.seconds,
         "cpu_seconds": cpu_seconds,  # of all threads: comparable where the machine is shared
         "history": defended.history,
+        "watched": len(dataset.test[:watched]),
         "settings": settings,
         **provenance(),
     }

@@ -25,6 +25,9 @@ from ibau_lite.experiments.zoo import CLEAN, Member, Zoo
 
 __all__ = ["NetworkFailed", "failure", "perform"]
 
+_WATCHED = 1_000
+"""Test images that are looked at after each round: on a CPU all of them cost more than a round."""
+
 
 class NetworkFailed(RuntimeError):
     """The network of a cell could not be made: no cell that needs it can be run."""
@@ -59,6 +62,7 @@ def perform(cell: Cell, folder: str | None = None, jobs: int = 1) -> dict[str, A
         label=chosen.label,
         seed=cell.seed,
         profile=cell.profile,
+        watched=_WATCHED,
     )
     told = {
         **_told(cell),

@@ -78,6 +78,18 @@ def test_a_record_tells_the_settings_and_the_outcome(
     assert json.loads(json.dumps(record)) == record
 
 
+def test_rounds_may_be_watched_on_fewer_images_and_the_end_never_is(
+    dataset: Dataset, attack: Attack, poisoned: Victim
+) -> None:
+    whole = run(dataset, attack, poisoned, "fine_tuning", CONFIG)
+    part = run(dataset, attack, poisoned, "fine_tuning", CONFIG, watched=8)
+    again = REGISTRY["fine_tuning"](poisoned.model, dataset.clean, config=CONFIG)
+    seen = evaluate(again.model, dataset.test[:8], attack)
+    assert part["history"][-1]["accuracy"] == seen.accuracy
+    assert part["after"] == whole["after"] and part["key"] == whole["key"]
+    assert (part["watched"], whole["watched"]) == (8, len(dataset.test))
+
+
 def test_the_victim_is_left_as_it_was(dataset: Dataset, attack: Attack, poisoned: Victim) -> None:
     before = {name: value.clone() for name, value in poisoned.model.state_dict().items()}
     run(dataset, attack, poisoned, "naive", IBAUConfig(rounds=1, shift=0))

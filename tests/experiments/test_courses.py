@@ -1,4 +1,4 @@
-"""How the zoo is trained: in two cycles on a CPU, in one elsewhere."""
+"""How the zoo is trained: from the first step with the poison, or with a second cycle."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from ibau_lite.models import small_cnn
 from ibau_lite.training import Recipe
 
 
-def test_the_poison_enters_with_the_second_cycle_in_profile_cpu_only() -> None:
+def test_the_poison_enters_with_the_second_cycle_on_cifar10_in_profile_cpu_only() -> None:
     for profile in first_run.PROFILES:
         for experiment in first_run.experiments(profile):
             lessons = course(experiment, profile)
-            if profile != "cpu":
-                assert (lessons.clean, lessons.poisoned) == (None, experiment.recipe)
+            if (experiment.data, profile) != ("cifar10", "cpu"):
+                assert lessons.clean is None
+                assert replace(lessons.poisoned, precision="float32") == experiment.recipe
                 continue
             assert lessons.clean is not None
             # As long as one training of `first_run`, and otherwise alike.
