@@ -29,6 +29,8 @@ __all__ = [
     "current",
     "markdown",
     "matrix",
+    "named",
+    "of_cells",
     "origin",
     "published",
     "seven",
@@ -164,23 +166,44 @@ def compare(
 
     Raises `ValueError` for a table or a profile that is not there.
     """
-    rows = cases(table, profile)
-    found = current(records, profile)
+    rows = [
+        (case, name) for case in cases(table, profile) for name in contestants(table, case.data)
+    ]
+    return _compared(current(records, profile), rows)
+
+
+def of_cells(records: Iterable[Mapping[str, Any]], cells: Sequence[Cell]) -> list[Comparison]:
+    """The given cells alone, their seeds together, row by row; they need not be in a table."""
+    records, compared = list(records), []
+    for profile in dict.fromkeys(cell.profile for cell in cells):
+        mine = [cell for cell in cells if cell.profile == profile]
+        order = list(dict.fromkeys(cell.case for cell in mine))
+        rows = dict.fromkeys((cell.case, cell.defense) for cell in mine)
+        keys = {cell.key for cell in mine}
+        known = (record for record in records if record.get("cell", {}).get("key") in keys)
+        by_case = sorted(rows, key=lambda row: order.index(row[0]))
+        compared += _compared(current(known, profile), by_case)
+    return compared
+
+
+def _compared(
+    found: Mapping[Case, Mapping[str, Mapping[tuple[int, int], Mapping[str, Any]]]],
+    rows: Sequence[tuple[Case, str]],
+) -> list[Comparison]:
     compared = []
-    for case in rows:
+    for case, name in rows:
         best = _printed(case, "I-BAU")
-        for name in contestants(table, case.data):
-            label, column = CONTENDERS[name]
-            runs = found.get(case, {}).get(name, {})
-            compared.append(
-                Comparison(
-                    case,
-                    label,
-                    tuple(runs[seeds] for seeds in sorted(runs)),
-                    None if column is None else _printed(case, column),
-                    None if best is None else published(best),
-                )
+        label, column = CONTENDERS[name]
+        runs = found.get(case, {}).get(name, {})
+        compared.append(
+            Comparison(
+                case,
+                label,
+                tuple(runs[seeds] for seeds in sorted(runs)),
+                None if column is None else _printed(case, column),
+                None if best is None else published(best),
             )
+        )
     return compared
 
 
@@ -202,7 +225,7 @@ def markdown(compared: Sequence[Comparison], *, missing: bool = False) -> str:
         elif each.talk is not None:
             theirs = [f"{each.talk.accuracy:.2f} %", f"{each.talk.attack_success_rate:.2f} %"]
         told = ["" if x is None else "✓" if x else "✗" for x in (each.agrees, each.wins)]
-        rows.append([_name(each.case), each.label, str(each.n), *ours, *theirs, *told])
+        rows.append([named(each.case), each.label, str(each.n), *ours, *theirs, *told])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -218,7 +241,7 @@ def matrix(compared: Sequence[Comparison]) -> str:
         here = {each.label: each for each in compared if each.case == case}
         runs = sorted({each.n for each in here.values() if each.n}) or [0]
         count = str(runs[0]) if len(runs) == 1 else f"{runs[0]}–{runs[-1]}"
-        rows.append([_name(case), count, *(_entry(here.get(label)) for label in labels)])
+        rows.append([named(case), count, *(_entry(here.get(label)) for label in labels)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -235,7 +258,7 @@ def _entry(each: Comparison | None) -> str:
     return f"{ours}<br>({' / '.join('×' if x is None else f'{x:.1f}' for x in printed)})"
 
 
-def _name(case: Case) -> str:
+def named(case: Case) -> str:
     """A row as a reader knows it: the rate and the clean set are said where they are unusual."""
     rate = "" if case.rate == 0.2 else f", {100 * case.rate:g} % poisoned"
     usual = 800 if case.data == "signs" else 5000
@@ -292,7 +315,7 @@ def seven(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str:
         if not each.records:
             continue
         theirs = dict(each.talk.by_trigger) if each.talk is not None else {}
-        row = [_name(each.case), each.label, str(each.n)]
+        row = [named(each.case), each.label, str(each.n)]
         for trigger, target in SEVEN_TARGETS.items():
             ours = spread(r["by_pair"][f"every class → {target}"] for r in each.records)
             row.append(f"{ours}" + (f" ({theirs[trigger]:g} %)" if trigger in theirs else ""))

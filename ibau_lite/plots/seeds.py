@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from ibau_lite.plots.style import FAINT, INK, SERIES, blank, plain
@@ -16,13 +17,15 @@ def per_row(
     *,
     reference: str | None = None,
     limits: Mapping[str, tuple[float, float]] | None = None,
+    logarithmic: bool = False,
 ) -> Figure:
     """Draw a dot for each value and a bar at their mean: panel (x label) → series → row → values.
 
     All panels share their rows, from top to bottom in the order of the first series of the first
-    panel; a row may be missing elsewhere. `reference` names the row whose mean is drawn through the
-    others as a dotted line, `limits` the range of a panel. Raises `ValueError` for no values, and
-    for a reference that is no row.
+    panel; a row may be missing elsewhere, and one without values keeps its place. `reference` names
+    the row whose mean is drawn through the others as a dotted line, `limits` the range of a panel;
+    `logarithmic` scales all panels by powers of ten. Raises `ValueError` for no values, and for a
+    reference that is no row.
     """
     rows = list(dict.fromkeys(row for data in panels.values() for s in data.values() for row in s))
     if not rows:
@@ -35,14 +38,15 @@ def per_row(
         for number, (name, values) in enumerate(series.items()):
             colour, _, marker = SERIES[number % len(SERIES)]
             off = 0.26 * (number - (len(series) - 1) / 2)
-            for row, dots in values.items():
+            drawn = {row: dots for row, dots in values.items() if dots}
+            for row, dots in drawn.items():
                 height, mean = rows.index(row) + off, sum(dots) / len(dots)
                 place.plot(
                     dots, [height] * len(dots), marker, color=colour, markersize=4, alpha=0.7,
-                    linestyle="", label=name if row == next(iter(values)) else None,
+                    linestyle="", label=name if row == next(iter(drawn)) else None,
                 )  # fmt: skip
                 place.plot([mean] * 2, [height - 0.13, height + 0.13], color=colour, linewidth=2)
-            if reference is not None and reference in values:
+            if reference is not None and reference in drawn:
                 centre = sum(values[reference]) / len(values[reference])
                 place.axvline(centre, color=colour, linestyle=":", linewidth=1)
         place.set_ylim(len(rows) - 0.5, -0.5)
@@ -51,7 +55,16 @@ def per_row(
         place.set_yticks(range(len(rows)), rows if place is axes[0][0] else [""] * len(rows))
         place.tick_params(axis="y", length=0)
         place.set_xlabel(label, color=INK)
+        if logarithmic:
+            place.set_xscale("log")
         if limits and label in limits:
             place.set_xlim(*limits[label])
-    axes[0][0].legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, frameon=False, fontsize=9)
+    known: dict[str, Artist] = {}
+    for place in axes[0]:
+        for handle, name in zip(*place.get_legend_handles_labels(), strict=True):
+            known.setdefault(name, handle)
+    axes[0][0].legend(
+        list(known.values()), list(known),
+        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, frameon=False, fontsize=9,
+    )  # fmt: skip
     return figure

@@ -38,3 +38,20 @@ def test_nothing_to_draw_and_a_reference_that_is_no_row_are_refused() -> None:
         plots.per_row({"ACC (%)": {}})
     with pytest.raises(ValueError, match="got 'c'"):
         plots.per_row({"ACC (%)": ACC}, reference="c")
+
+
+def test_a_row_without_values_keeps_its_place_and_every_series_its_colour_and_name() -> None:
+    empty: dict[str, list[float]] = {"a": [], "b": []}
+    figure = plots.per_row(
+        {"s": {"ours": empty, "talk": {"b": [9.0]}}, "t": {"ours": {"b": [2.0]}}}
+    )
+    left, right = figure.axes
+    assert [tick.get_text() for tick in left.get_yticklabels()] == ["a", "b"]
+    colour = {line.get_label(): line.get_color() for axes in (left, right) for line in axes.lines}
+    assert colour["ours"] != colour["talk"]
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["talk", "ours"]
+
+
+def test_the_values_can_be_on_a_logarithmic_axis() -> None:
+    (axes,) = plots.per_row({"s": {"ours": {"a": [1.0, 1000.0]}}}, logarithmic=True).axes
+    assert axes.get_xscale() == "log"

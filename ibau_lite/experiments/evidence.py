@@ -1,0 +1,279 @@
+"""What a page says about recorded cells: how many, what they amount to, where they differ.
+
+A page shows the records of profile `full` where a table has any, those of `cpu` otherwise, and
+works with none at all. Nothing here judges anew: *removed*, *kept*, *agrees* and *wins* are those
+of `compare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from ibau_lite.experiments.compare import Comparison, Outcome, compare, named, published
+from ibau_lite.experiments.contenders import CONTENDERS
+from ibau_lite.experiments.plan import TABLES, Case, plan
+
+__all__ = [
+    "COMPARED",
+    "better_than_fine_tuning",
+    "by_setting",
+    "disagreements",
+    "drawn",
+    "prices",
+    "progress",
+    "rows_won",
+    "shown",
+    "summary",
+    "verdicts",
+]
+
+COMPARED = TABLES[:-1]
+"""The tables of ACC and ASR; Table 6 has the seconds of cells of the first two."""
+
+_REAL = ("full", "cpu")
+_FINE_TUNING = CONTENDERS["ft"][0]
+_MARGIN = 0.05
+
+Records = Iterable[Mapping[str, Any]]
+
+
+def shown(records: Records, table: str) -> tuple[str, list[Comparison]]:
+    """The profile that a page shows of a table, and its cells: `full` if any is done, else `cpu`.
+
+    Raises `ValueError` for a table that is not there.
+    """
+    records = list(records)
+    for profile in _REAL:
+        compared = compare(records, table, profile)
+        if any(each.n for each in compared):
+            break
+    return profile, compared
+
+
+def progress(records: Records, tables: Sequence[str], *, seeds: int = 3) -> str:
+    """What is recorded of each table and profile as Markdown, and the command that goes on.
+
+    "others" counts finished records of these tables whose settings are not the plan's any more;
+    they are left out of every table.
+    """
+    records = [record for record in records if "cell" in record]
+    done = {record["cell"]["key"] for record in records if "error" not in record}
+    failed = {record["cell"]["key"] for record in records} - done
+    rows = [["table", "profile", "cells planned", "done", "failed", "others"]]
+    rows.append(["---"] * 2 + ["---:"] * 4)
+    finished = 0
+    for table in tables:
+        for profile in reversed(_REAL):
+            cells = plan([table], profile, seeds=seeds)
+            keys = {cell.key for cell in cells}
+            # As the plan tells them, settings apart: the same cells, run with other settings.
+            told_as = [{**cell.told, "key": ""} for cell in cells]
+            others = sum(
+                {**record["cell"], "key": ""} in told_as and record["cell"]["key"] not in keys
+                for record in records
+                if "error" not in record
+            )
+            count = len(keys & done)
+            finished += count
+            told = (len(keys), count, len(keys & failed), others)
+            rows.append([table, profile, *map(str, told)])
+    text = _table(rows)
+    if not finished:
+        text += "\n\n**Nothing is recorded yet**: the talk's numbers stand alone below."
+    command = f"python -m ibau_lite reproduce {' '.join(tables)} --profile cpu --seeds {seeds}"
+    where = "--results book/results/reproduce.jsonl"
+    return f"{text}\n\nThis goes on where the records end:\n\n```\n{command} \\\n    {where}\n```"
+
+
+def verdicts(compared: Iterable[Comparison]) -> str:
+    """The cells that were run as Markdown: ACC, ASR, and the two answers that are compared."""
+    rows = [["row", "defence", "n", "ACC", "points lost", "ASR", "removed", "kept"]]
+    rows.append(["---"] * 2 + ["---:"] * 4 + [":---:"] * 2)
+    before: dict[Case, bool] = {}
+    for each in compared:
+        if each.ours is None:
+            continue
+        if not before.setdefault(each.case, False):
+            before[each.case] = True
+            report = each.records[0]["before"]
+            told = [f"{100 * report[key]:.1f} %" for key in ("accuracy", "attack_success_rate")]
+            rows.append([named(each.case), "no defence", "", told[0], "", told[1], "", ""])
+        success = str(each.attack_success_rate) + (" ×" if each.missed == each.n else "")
+        row = [named(each.case), each.label, str(each.n), str(each.accuracy)]
+        row += [f"{100 * each.ours.drop:.1f}", success]
+        rows.append([*row, _mark(each.ours.removed), _mark(each.ours.kept)])
+    return _table(rows)
+
+
+def summary(compared: Iterable[Comparison]) -> str:
+    """A line a defence as Markdown: on how many rows it removed, kept, did both; the talk's counts.
+
+    "agree" is on how many rows both give the same answers, out of those that both have.
+    """
+    rows = [["defence", "rows", "removed", "kept", "both", "the talk: both", "agree"]]
+    rows.append(["---"] + ["---:"] * 6)
+    for label, group in _by_label(compared).items():
+        ours = [each.ours for each in group if each.ours is not None]
+        theirs = [published(each.talk) for each in group if each.talk is not None]
+        agree = [each.agrees for each in group if each.agrees is not None]
+        row = [label, str(len(ours))]
+        if ours:
+            row += [str(sum(o.removed for o in ours)), str(sum(o.kept for o in ours))]
+            row += [str(_both(ours))]
+        else:
+            row += ["not run", "", ""]
+        row += [f"{_both(theirs)} of {len(theirs)}" if theirs else ""]
+        row += [f"{sum(agree)} of {len(agree)}" if agree else ""]
+        rows.append(row)
+    return _table(rows)
+
+
+def rows_won(compared: Iterable[Comparison]) -> str:
+    """For each recipe of I-BAU a line: on which rows it is no worse than the talk's I-BAU."""
+    lines = []
+    for label, group in _by_label(compared).items():
+        judged = [each for each in group if each.wins is not None]
+        if not label.startswith("I-BAU") or not judged:
+            continue
+        won = [named(each.case) for each in judged if each.wins]
+        lines.append(
+            f"- **{label}** matches or beats the talk's I-BAU on {len(won)} of {len(judged)} rows"
+            + (f": {', '.join(won)}." if won else ".")
+        )
+    return "\n".join(lines) or "- I-BAU is not recorded on this table yet."
+
+
+def better_than_fine_tuning(compared: Iterable[Comparison]) -> str:
+    """For each defence a line: on how many rows fine-tuning is beaten.
+
+    Beaten: an ASR more than 5 points lower, at no more than 5 points of accuracy beyond what
+    fine-tuning costs.
+    """
+    groups = _by_label(compared)
+    base = {each.case: each.ours for each in groups.pop(_FINE_TUNING, []) if each.ours}
+    lines = []
+    for label, group in groups.items():
+        pairs = [(each.ours, base[each.case]) for each in group if each.ours and each.case in base]
+        beaten = sum(
+            ours.attack_success_rate < tuned.attack_success_rate - _MARGIN
+            and ours.drop <= tuned.drop + _MARGIN
+            for ours, tuned in pairs
+        )
+        if pairs:
+            lines.append(f"- {label}: {beaten} of {len(pairs)} rows")
+    return "\n".join(lines) or "- No row has both fine-tuning and another defence yet."
+
+
+def disagreements(records: Records, tables: Sequence[str] = COMPARED) -> str:
+    """Every cell whose answers are not the talk's as Markdown, from the profile that is shown."""
+    head = ["table", "row", "defence", "n", "ours: lost", "ASR", "the talk: lost", "ASR"]
+    rows = [[*head, "the difference"], ["---"] * 3 + ["---:"] * 5 + ["---"]]
+    judged = 0
+    for table, profile, each, theirs in _judged(list(records), tables):
+        judged += 1
+        if each.agrees:
+            continue
+        assert each.ours is not None
+        row = [f"{table[-1]} ({profile})", named(each.case), each.label, str(each.n)]
+        row += [*_numbers(each.ours), *_numbers(theirs), _difference(each.ours, theirs)]
+        rows.append(row)
+    if not judged:
+        return "No cell is recorded yet that the talk has, too."
+    if len(rows) == 2:
+        return f"None: all {judged} cells that both have give the same answers."
+    return f"{len(rows) - 2} of the {judged} cells that both have:\n\n{_table(rows)}"
+
+
+def prices(
+    compared: Iterable[Comparison],
+) -> dict[str, list[tuple[tuple[float, float] | None, tuple[float, float] | None]]]:
+    """Label -> (ours, the talk's) of each row that one of them has, for `plots.price`.
+
+    Each is (fraction of accuracy lost, ASR), or None.
+    """
+    found: dict[str, list[tuple[tuple[float, float] | None, tuple[float, float] | None]]] = {}
+    for each in drawn(compared):
+        theirs = None if each.talk is None else published(each.talk)
+        if each.ours is not None or theirs is not None:
+            found.setdefault(each.label, []).append((_pair(each.ours), _pair(theirs)))
+    return found
+
+
+def by_setting(
+    compared: Iterable[Comparison], setting: Literal["rate", "clean"], *, lost: bool = False
+) -> dict[str, dict[str, dict[float, list[float]]]]:
+    """Label -> "ours" or "the talk" -> setting -> ASR, one a seed, for `plots.over_setting`.
+
+    With `lost` the fraction of accuracy lost instead. `setting` is a field of the case.
+    """
+    found: dict[str, dict[str, dict[float, list[float]]]] = {}
+    for each in drawn(compared):
+        x, ours = float(getattr(each.case, setting)), []
+        for run in each.records:
+            fell = run["before"]["accuracy"] - run["after"]["accuracy"]
+            ours.append(fell if lost else run["after"]["attack_success_rate"])
+        if ours:
+            found.setdefault(each.label, {}).setdefault("ours", {})[x] = ours
+        if each.talk is not None:
+            theirs = published(each.talk)
+            value = theirs.drop if lost else theirs.attack_success_rate
+            found.setdefault(each.label, {}).setdefault("the talk", {})[x] = [value]
+    return found
+
+
+def drawn(compared: Iterable[Comparison]) -> list[Comparison]:
+    """The cells of a figure: of defences that were run, or that the talk has under their own name.
+
+    The talk's I-BAU is not drawn again for a recipe of ours that was not run.
+    """
+    compared = list(compared)
+    run = {each.label for each in compared if each.n}
+    own = {each.label for each in compared if each.talk and not each.label.startswith("I-BAU ")}
+    return [each for each in compared if each.label in run | own]
+
+
+def _judged(
+    records: Records, tables: Sequence[str]
+) -> Iterator[tuple[str, str, Comparison, Outcome]]:
+    for table in tables:
+        profile, compared = shown(records, table)
+        for each in compared:
+            if each.agrees is not None and each.talk is not None:
+                yield table, profile, each, published(each.talk)
+
+
+def _by_label(compared: Iterable[Comparison]) -> dict[str, list[Comparison]]:
+    groups: dict[str, list[Comparison]] = {}
+    for each in compared:
+        groups.setdefault(each.label, []).append(each)
+    return groups
+
+
+def _difference(ours: Outcome, theirs: Outcome) -> str:
+    told = []
+    if ours.removed != theirs.removed:
+        told.append("removed here only" if ours.removed else "removed in the talk only")
+    if ours.kept != theirs.kept:
+        told.append("kept here only" if ours.kept else "kept in the talk only")
+    return ", ".join(told)
+
+
+def _numbers(outcome: Outcome) -> list[str]:
+    return [f"{100 * outcome.drop:.1f}", f"{100 * outcome.attack_success_rate:.1f} %"]
+
+
+def _both(found: Iterable[Outcome]) -> int:
+    return sum(outcome.removed and outcome.kept for outcome in found)
+
+
+def _pair(outcome: Outcome | None) -> tuple[float, float] | None:
+    return None if outcome is None else (outcome.drop, outcome.attack_success_rate)
+
+
+def _mark(answer: bool) -> str:
+    return "✓" if answer else "✗"
+
+
+def _table(rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

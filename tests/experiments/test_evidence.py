@@ -1,0 +1,153 @@
+"""What a page says about records: none, a few, and all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from ibau_lite.experiments import evidence
+from ibau_lite.experiments.compare import compare, of_cells
+from ibau_lite.experiments.plan import Cell, plan
+
+
+def record(cell: Cell, drop: float, asr: float, **more: Any) -> dict[str, Any]:
+    return {
+        "cell": {"key": cell.key, **cell.told},
+        "before": {"accuracy": 0.85, "attack_success_rate": 0.99},
+        "after": {"accuracy": 0.85 - drop, "attack_success_rate": asr},
+        "found": None,
+        **more,
+    }
+
+
+def cells(
+    table: str, name: str, attack: str = "badnets", seeds: int = 1, **more: Any
+) -> list[Cell]:
+    return plan([table], more.pop("profile", "cpu"), only=[name], attacks=[attack], seeds=seeds)
+
+
+def lines_with(text: str, start: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith(start)]
+
+
+def test_a_page_shows_full_where_there_is_any_and_cpu_otherwise() -> None:
+    (cpu,) = cells("table1", "ibau")
+    (full,) = cells("table1", "ibau", profile="full")
+    assert evidence.shown([], "table1")[0] == "cpu"
+    assert evidence.shown([record(cpu, 0, 0)], "table1")[0] == "cpu"
+    profile, compared = evidence.shown([record(cpu, 0, 0), record(full, 0, 0.1)], "table1")
+    assert profile == "full"
+    assert [each.attack_success_rate.mean for each in compared if each.n] == [0.1]
+    assert evidence.shown([record(full, 0, 0.1)], "table2")[0] == "cpu"
+
+
+def test_progress_counts_done_failed_and_other_settings() -> None:
+    first, second, third = cells("table1", "ft", seeds=3)
+    done = record(first, 0, 0.5)
+    failed = {"cell": {"key": second.key, **second.told}, "error": "no"}
+    old = record(third, 0, 0.5)
+    old["cell"]["key"] = "0" * 16
+    text = evidence.progress(
+        [done, failed, old, {"key": "of another engine"}], ["table1", "table3"]
+    )
+    assert lines_with(text, "| table1 | cpu") == ["| table1 | cpu | 264 | 1 | 1 | 1 |"]
+    assert lines_with(text, "| table3 | cpu") == ["| table3 | cpu | 66 | 0 | 0 | 0 |"]
+    assert "reproduce table1 table3 --profile cpu" in text and "Nothing is recorded" not in text
+    assert "Nothing is recorded" in evidence.progress([failed], ["table1"])
+
+
+def test_verdicts_start_with_the_network_and_answer_both_questions() -> None:
+    (ft,), (nad,) = cells("table1", "ft"), cells("table1", "nad")
+    done = [record(ft, 0.02, 0.9), record(nad, 0.3, 0.1, found=False)]
+    text = evidence.verdicts(of_cells(done, [nad, ft]))
+    assert text.splitlines()[2:] == [
+        "| cifar10 badnets | no defence |  | 85.0 % |  | 99.0 % |  |  |",
+        "| cifar10 badnets | NAD | 1 | 55.0 % | 30.0 | 10.0 % × | ✓ | ✗ |",
+        "| cifar10 badnets | fine-tuning | 1 | 83.0 % | 2.0 | 90.0 % | ✗ | ✓ |",
+    ]
+    assert evidence.verdicts(of_cells([], [nad])).count("\n") == 1
+
+
+def test_cells_that_no_table_has_are_gathered_over_their_seeds() -> None:
+    both = [
+        dataclasses.replace(cell, case=dataclasses.replace(cell.case, clean=25))
+        for cell in cells("table1", "ft", seeds=2)
+    ]
+    (row,) = of_cells([record(cell, 0, 0.5) for cell in both], both)
+    assert (row.n, row.case.clean, row.talk, row.agrees) == (2, 25, None, None)
+
+
+def test_summary_counts_rows_of_either_side() -> None:
+    done = [
+        record(*cells("table1", "fp", "smooth"), 0.0, 0.1),  # removed in the talk, too
+        record(*cells("table1", "fp", "blend"), 0.0, 0.1),  # not removed there
+        record(*cells("table1", "fp", "badnets"), 0.2, 0.9),
+    ]
+    text = evidence.summary(compare(done, "table1", "cpu"))
+    assert lines_with(text, "| Fine-Pruning") == [
+        "| Fine-Pruning | 3 | 2 | 2 | 2 | 1 of 8 | 1 of 3 |"
+    ]
+    assert lines_with(text, "| TABOR") == ["| TABOR | 0 | not run |  |  | 4 of 8 |  |"]
+    assert lines_with(text, "| naive") == ["| naive | 0 | not run |  |  |  |  |"]
+
+
+def test_rows_won_are_named_for_each_recipe() -> None:
+    done = [
+        record(*cells("table1", "ibau", "smooth"), 0.0, 0.1),
+        record(*cells("table1", "ibau", "blend"), 0.0, 0.2),
+        record(*cells("table1", "released", "blend"), 0.0, 0.2),
+    ]
+    assert evidence.rows_won(compare(done, "table1", "cpu")).splitlines() == [
+        "- **I-BAU** matches or beats the talk's I-BAU on 1 of 2 rows: cifar10 smooth.",
+        "- **I-BAU released** matches or beats the talk's I-BAU on 0 of 1 rows.",
+    ]
+    assert "not recorded" in evidence.rows_won(compare([], "table1", "cpu"))
+
+
+def test_fine_tuning_is_beaten_by_less_asr_at_no_more_cost() -> None:
+    def beats(drop: float, asr: float) -> str:
+        done = [
+            record(*cells("table1", "ft"), 0.01, 0.5),
+            record(*cells("table1", "ibau"), drop, asr),
+        ]
+        return evidence.better_than_fine_tuning(compare(done, "table1", "cpu"))
+
+    assert beats(0.05, 0.4) == "- I-BAU: 1 of 1 rows"
+    assert beats(0.05, 0.46) == beats(0.07, 0.4) == "- I-BAU: 0 of 1 rows"
+    assert "No row" in evidence.better_than_fine_tuning(compare([], "table1", "cpu"))
+
+
+def test_disagreements_are_listed_with_what_they_differ_in() -> None:
+    assert "No cell is recorded" in evidence.disagreements([])
+    good = [record(cell, 0.01, 0.1) for cell in cells("table1", "ibau", seeds=2)]
+    assert evidence.disagreements(good) == "None: all 1 cells that both have give the same answers."
+    bad = [
+        record(*cells("table2", "nad", "blend"), 0.0, 0.1),  # the talk's loses 50 points
+        record(*cells("table1", "tabor", "all_to_all"), 0.3, 0.0),  # × there
+    ]
+    text = evidence.disagreements(good + bad)
+    assert text.startswith("2 of the 3 cells that both have:")
+    assert text.splitlines()[-2:] == [
+        "| 1 (cpu) | cifar10 all_to_all | TABOR | 1 | 30.0 | 0.0 % | 0.0 | 85.0 % "
+        "| removed here only, kept in the talk only |",
+        "| 2 (cpu) | gtsrb blend | NAD | 1 | 0.0 | 10.0 % | 49.7 | 18.5 % | kept here only |",
+    ]
+    assert "gtsrb" not in evidence.disagreements(good + bad, ["table1"])
+
+
+def test_figures_get_ours_and_the_talks_and_no_recipe_twice() -> None:
+    (cell,) = cells("table4", "ibau", "trojan_wm_5")
+    compared = compare([record(cell, 0.01, 0.1)], "table4", "cpu")
+    ours, theirs = evidence.prices(compared)["I-BAU"][0]
+    assert ours == pytest.approx((0.01, 0.1)) and theirs == pytest.approx((0.0182, 0.0978))
+    assert evidence.prices(compared)["I-BAU"][1][0] is None
+    assert not {"I-BAU released", "I-BAU exact", "naive"} & set(evidence.prices(compared))
+    by_rate = evidence.by_setting(compared, "rate")["I-BAU"]
+    assert by_rate["ours"] == {0.05: [0.1]}
+    assert by_rate["the talk"] == {0.05: [pytest.approx(0.0978)], 0.005: [pytest.approx(0.1308)]}
+    lost = evidence.by_setting(compared, "rate", lost=True)["I-BAU"]
+    assert lost["ours"] == {0.05: [pytest.approx(0.01)]}
+    released = record(*cells("table4", "released", "trojan_wm_5"), 0.0, 0.5)
+    assert "I-BAU released" in evidence.prices(compare([released], "table4", "cpu"))
