@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ibau_lite.experiments.compare import Comparison, Outcome, compare, named, published
-from ibau_lite.experiments.contenders import CONTENDERS
+from ibau_lite.experiments.contenders import CONTENDERS, contender
+from ibau_lite.experiments.courses import course
+from ibau_lite.experiments.first_run import experiments
 from ibau_lite.experiments.plan import TABLES, Case, plan
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "rows_won",
     "shown",
     "summary",
+    "training",
     "verdicts",
 ]
 
@@ -86,6 +89,23 @@ def progress(records: Records, tables: Sequence[str], *, seeds: int = 3) -> str:
     return f"{text}\n\nThis goes on where the records end:\n\n```\n{command} \\\n    {where}\n```"
 
 
+def training(data: str) -> str:
+    """How the networks of a data set are trained in each real profile, as Markdown."""
+    lines = []
+    for profile in reversed(_REAL):
+        (trained,) = (each for each in experiments(profile) if each.data == data)
+        lessons = course(trained, profile)
+        epochs = f"{lessons.poisoned.epochs} epochs with the poison"
+        if lessons.clean is not None:
+            epochs = f"{lessons.clean.epochs} epochs on clean images, then {epochs}"
+        rounds = ", ".join(
+            f"{CONTENDERS[name][0]} {contender(name, profile, data).config.rounds}"
+            for name in ("ibau", "released", "exact")
+        )
+        lines.append(f"- `{profile}`: {epochs}. Rounds at most: {rounds}.")
+    return "\n".join(lines)
+
+
 def verdicts(compared: Iterable[Comparison]) -> str:
     """The cells that were run as Markdown: ACC, ASR, and the two answers that are compared."""
     rows = [["row", "defence", "n", "ACC", "points lost", "ASR", "removed", "kept"]]
@@ -101,7 +121,7 @@ def verdicts(compared: Iterable[Comparison]) -> str:
             rows.append([named(each.case), "no defence", "", told[0], "", told[1], "", ""])
         success = str(each.attack_success_rate) + (" ×" if each.missed == each.n else "")
         row = [named(each.case), each.label, str(each.n), str(each.accuracy)]
-        row += [f"{100 * each.ours.drop:.1f}", success]
+        row += [_points(each.ours.drop), success]
         rows.append([*row, _mark(each.ours.removed), _mark(each.ours.kept)])
     return _table(rows)
 
@@ -260,7 +280,11 @@ def _difference(ours: Outcome, theirs: Outcome) -> str:
 
 
 def _numbers(outcome: Outcome) -> list[str]:
-    return [f"{100 * outcome.drop:.1f}", f"{100 * outcome.attack_success_rate:.1f} %"]
+    return [_points(outcome.drop), f"{100 * outcome.attack_success_rate:.1f} %"]
+
+
+def _points(drop: float) -> str:
+    return f"{round(100 * drop, 1) + 0.0:.1f}"  # never -0.0
 
 
 def _both(found: Iterable[Outcome]) -> int:

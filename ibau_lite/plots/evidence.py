@@ -33,7 +33,8 @@ def price(
 ) -> Figure:
     """ASR over the accuracy lost, a panel a defence; a line joins ours and the talk's of one row.
 
-    A row is (ours, the talk's), either may be missing. All panels share their axes. The shaded
+    A row is (ours, the talk's), either may be missing. All panels share their axes, on which the
+    accuracy lost is linear up to 10 points and logarithmic beyond. The shaded
     corner holds what counts as a success: an ASR of at most `removed` at a loss of at most `kept`
     (fractions). Raises `ValueError` for no panels.
     """
@@ -56,6 +57,9 @@ def price(
                         markersize=5, linestyle="", label=name,
                     )  # fmt: skip
         place.set_title(label, fontsize=10, color=INK)
+        place.set_xscale("symlog", linthresh=10, linscale=1.0)
+        place.minorticks_off()
+        place.set_xticks([-5, 0, 5, 10, 30, 100], ["−5", "0", "5", "10", "30", "100"], fontsize=8)
         place.set(xlim=(-7, 100), ylim=(-5, 105))
     _name_axes(figure, places, "accuracy lost (points)", "ASR (%)")
     return figure

@@ -151,3 +151,10 @@ def test_figures_get_ours_and_the_talks_and_no_recipe_twice() -> None:
     assert lost["ours"] == {0.05: [pytest.approx(0.01)]}
     released = record(*cells("table4", "released", "trojan_wm_5"), 0.0, 0.5)
     assert "I-BAU released" in evidence.prices(compare([released], "table4", "cpu"))
+
+
+def test_training_says_when_the_poison_enters_and_how_many_rounds_there_are() -> None:
+    cpu, full = evidence.training("cifar10").splitlines()
+    assert cpu.startswith("- `cpu`: ") and "on clean images, then" in cpu
+    assert full.startswith("- `full`: 50 epochs with the poison.")
+    assert "I-BAU released 100" in evidence.training("gtsrb").splitlines()[1]
