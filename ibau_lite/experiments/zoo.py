@@ -30,12 +30,12 @@ from ibau_lite.data import Dataset, cache
 from ibau_lite.experiments import first_run
 from ibau_lite.experiments.courses import course
 from ibau_lite.experiments.records import append, fingerprint, key_of, provenance, read
-from ibau_lite.experiments.shipping import SHIPPED, receive, ship, shipped_attack, stock
+from ibau_lite.experiments.shipping import SHIPPED, Shipped, receive, ship, shipped_attack, stock
 from ibau_lite.experiments.undefended import UNDEFENDED
 from ibau_lite.experiments.victims import Victim, victim
 from ibau_lite.metrics import accuracy, evaluate, spread
 
-__all__ = ["CLEAN", "Member", "Zoo", "main", "members", "table"]
+__all__ = ["CLEAN", "Member", "Zoo", "main", "members", "shipped", "table"]
 
 CLEAN = "clean"
 
@@ -62,6 +62,19 @@ def members(data: str) -> tuple[Member, ...]:
         *(Member(name, name) for name in names),
         *(Member(name, "trojan_wm", rate) for name, rate in rarer.items()),
     )
+
+
+def shipped(data: str, network: str) -> Shipped:
+    """A network of the zoo as it comes with the package, with its attack: no images, no training.
+
+    `data` is "cifar10" or "gtsrb", `network` the name of a member; weights were rounded to float16.
+    `metadata` holds what it was trained on and how, and the ACC and ASR that it had before. Raises
+    `ValueError` for another data set, `FileNotFoundError` for another network.
+    """
+    known = {each.data: each.build for each in first_run.experiments("cpu")}
+    if data not in known:
+        raise ValueError(f"data: {' or '.join(known)} is expected, got {data!r}")
+    return receive(SHIPPED, f"{data}-cpu-{network}", known[data](seed=0))
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,17 +82,17 @@ def test_whatever_a_cell_depends_on_changes_its_key(monkeypatch: pytest.MonkeyPa
 
     def other(profile: str, *, flip: bool = False) -> object:
         return [
-            replace(row, config=replace(row.config, rounds=7)) if row.label == "I-BAU" else row
+            replace(row, config=replace(row.config, epochs=7)) if row.label == "NAD" else row
             for row in real(profile, flip=flip)
         ]
 
+    nad = replace(CELL, defense="nad").key
     monkeypatch.setattr(contenders, "rows", other)
     settings.cache_clear()
-    assert replace(CELL).key != keys[0]  # other settings
-    nad = replace(CELL, defense="nad").key
+    assert replace(CELL, defense="nad").key != nad  # other settings
+    assert replace(CELL).key == keys[0]  # of another defence
     monkeypatch.undo()
     settings.cache_clear()
-    assert replace(CELL, defense="nad").key == nad  # of another defence
 
 
 def test_what_must_be_made_before_a_cell() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ibau_lite.defenses import IBAUConfig
-from ibau_lite.experiments import tuning
+from ibau_lite.experiments import describe, tuning
+from ibau_lite.experiments.contenders import contender
 from ibau_lite.experiments.zoo import members
 
 
@@ -21,6 +24,15 @@ def test_a_row_differs_from_the_start_in_what_it_says(row: str) -> None:
     for name, value in vars(tuning.START).items():
         assert getattr(settings, name) == tuning.ROWS[row].get(name, value)
     assert tuning.recipe(row, "cifar10").flip and not settings.flip
+
+
+def test_chosen_is_the_recipe_of_the_tables() -> None:
+    chosen = tuning.recipe("chosen", "gtsrb")
+    assert describe(chosen) == describe(replace(IBAUConfig.anchored(), outer_images=None))
+    for data in ("cifar10", "gtsrb"):
+        recipe = contender("ibau", "cpu", data).config
+        assert describe(recipe) == describe(IBAUConfig.anchored(flip=data == "cifar10"))
+        assert describe(contender("naive", "cpu", data).config) == describe(recipe)
 
 
 def test_the_table_has_a_line_a_row_and_gathers_seeds() -> None:

@@ -15,7 +15,7 @@ from ibau_lite import __main__ as command_line
 from ibau_lite.data import Dataset, Labelled
 from ibau_lite.experiments import first_run, read, victims, zoo
 from ibau_lite.experiments.courses import course
-from ibau_lite.experiments.shipping import SHIPPED, receive, shipped_attack, stock
+from ibau_lite.experiments.shipping import SHIPPED, shipped_attack, stock
 from ibau_lite.experiments.undefended import SEVEN, UNDEFENDED
 from ibau_lite.experiments.zoo import Zoo, members, table
 from ibau_lite.metrics import attack_success_rate
@@ -159,11 +159,18 @@ def test_the_shipped_networks_are_those_of_the_courses() -> None:
         for member in members(data):
             name = f"{data}-cpu-{member.name}"
             assert name in names
-            settings = receive(SHIPPED, name, experiment.build(seed=0)).metadata["settings"]
+            settings = zoo.shipped(data, member.name).metadata["settings"]
             assert settings["recipes"] == [asdict(lessons.poisoned)]
             assert (settings["rate"], settings["seed"]) == (member.rate, 0)
             assert settings["attack"] == shipped_attack(SHIPPED, name).to_dict()
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 15e6
+
+
+def test_only_what_is_shipped_can_be_asked_for() -> None:
+    with pytest.raises(ValueError, match="cifar10 or gtsrb is expected, got 'mnist'"):
+        zoo.shipped("mnist", "badnets")
+    with pytest.raises(FileNotFoundError, match="gtsrb-cpu-badnets"):
+        zoo.shipped("gtsrb", "sunset")
 
 
 def test_the_table_gathers_seeds_beside_the_talk() -> None:
