@@ -188,7 +188,8 @@ def better_than_fine_tuning(compared: Iterable[Comparison]) -> str:
 def disagreements(records: Records, tables: Sequence[str] = COMPARED) -> str:
     """Every cell whose answers are not the talk's as Markdown, from the profile that is shown."""
     head = ["table", "row", "defence", "n", "ours: lost", "ASR", "the talk: lost", "ASR"]
-    rows = [[*head, "the difference"], ["---"] * 3 + ["---:"] * 5 + ["---"]]
+    # Aligned to the right, cells do not wrap: a long list stays a list on a phone.
+    rows = [[*head, "the difference"], ["---"] * 3 + ["---:"] * 6]
     judged = 0
     for table, profile, each, theirs in _judged(list(records), tables):
         judged += 1
@@ -272,10 +273,10 @@ def _by_label(compared: Iterable[Comparison]) -> dict[str, list[Comparison]]:
 
 def _difference(ours: Outcome, theirs: Outcome) -> str:
     told = []
-    if ours.removed != theirs.removed:
-        told.append("removed here only" if ours.removed else "removed in the talk only")
-    if ours.kept != theirs.kept:
-        told.append("kept here only" if ours.kept else "kept in the talk only")
+    for what in ("removed", "kept"):
+        here, there = getattr(ours, what), getattr(theirs, what)
+        if here != there:
+            told.append(f"{what}: {'ours' if here else 'the talk'} only")
     return ", ".join(told)
 
 
