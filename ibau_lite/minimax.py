@@ -97,8 +97,8 @@ class Risk:
             )
         for name in ("labels", "stamped"):
             given = getattr(self, name)
-            if name == "labels" and given.is_floating_point() and given.ndim == 2:
-                given = given[:, 0]
+            if name == "labels" and given.is_floating_point():
+                given = given[:, 0] if given.ndim == 2 else given[:0]
             if given is not None and given.shape != (len(self.images),):
                 raise ValueError(
                     f"{name} must have shape [{len(self.images)}], got {list(given.shape)}"

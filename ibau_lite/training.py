@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-__all__ = ["AfterAugment", "Recipe", "augment", "fit"]
+__all__ = ["AfterAugment", "Recipe", "augment", "fit", "reshuffled"]
 
 AfterAugment = Callable[[Tensor, Tensor], Tensor]
 """`(images [B, C, H, W], index [B]) -> images`, applied to a batch after its augmentation."""
@@ -94,6 +94,15 @@ def augment(images: Tensor, generator: torch.Generator, *, flip: bool, shift: in
     return images
 
 
+def reshuffled(count: int, total: int, generator: torch.Generator) -> Tensor:
+    """Positions [total] among `count` images: all of them in random order, and all of them again.
+
+    The last pass may be a part, so that no image comes twice more often than another.
+    """
+    passes = [torch.randperm(count, generator=generator) for _ in range(-(-total // count))]
+    return torch.cat(passes)[:total]
+
+
 def _check(images: Tensor, labels: Tensor, shift: int) -> None:
     if not (isinstance(images, Tensor) and isinstance(labels, Tensor)):
         raise TypeError(
@@ -135,7 +144,9 @@ def _in_bfloat16(recipe: Recipe, device: torch.device) -> bool:
         return recipe.precision == "bfloat16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    has = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    # Older versions of torch do not tell: float32 there.
+    tell = getattr(torch.cpu, "get_capabilities", dict)
+    has: dict[str, bool] = tell() if device.type == "cpu" else {}
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 

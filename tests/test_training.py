@@ -12,7 +12,7 @@ from ibau_lite import models
 from ibau_lite.attacks import badnets
 from ibau_lite.data import Labelled
 from ibau_lite.metrics import evaluate
-from ibau_lite.training import Recipe, augment, fit
+from ibau_lite.training import Recipe, augment, fit, reshuffled
 
 CLASSES = 4
 
@@ -74,9 +74,20 @@ def test_the_global_random_state_and_the_data_are_untouched():
     assert torch.equal(data.images, images) and torch.equal(data.labels, labels)
 
 
+@pytest.mark.parametrize(("count", "total"), [(5, 5), (5, 3), (3, 10), (1, 4)])
+def test_reshuffled_meets_all_before_any_again(count, total):
+    order = reshuffled(count, total, torch.Generator().manual_seed(1))
+    assert len(order) == total
+    for start in range(0, total, count):
+        part = order[start : start + count].tolist()
+        assert len(set(part)) == len(part) and set(part) <= set(range(count))
+    first = torch.randperm(count, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(order[:count], first[:total])
+
+
 @pytest.mark.parametrize("feature", ["avx512_bf16", "amx_bf16", None])
 def test_auto_is_bfloat16_where_the_processor_multiplies_in_it(feature, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {feature: True, "avx2": True})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {feature: True}, raising=False)
     data, trained = bright_bands(), {}
     for precision in ("auto", "float32", "bfloat16"):
         model = WithDropout()

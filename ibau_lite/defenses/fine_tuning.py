@@ -20,16 +20,21 @@ from ibau_lite.defenses.protocol import (
     configured,
     private_copy,
 )
-from ibau_lite.training import augment
+from ibau_lite.training import augment, reshuffled
 
 __all__ = ["FineTuningConfig", "fine_tuning"]
 
 
 @dataclass(frozen=True)
 class FineTuningConfig:
-    """Settings of `fine_tuning`: Adam over `epochs` passes, with flips and shifts."""
+    """Settings of `fine_tuning`: Adam over `epochs` passes, with flips and shifts.
+
+    `epoch_images`: how many images an epoch passes over, the clean set again and again where it has
+    fewer (None: each image once).
+    """
 
     epochs: int = 5
+    epoch_images: int | None = None
     batch_size: int = 100
     lr: float = 1e-3
     flip: bool = False
@@ -38,6 +43,8 @@ class FineTuningConfig:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or not self.lr > 0:
             raise ValueError(f"epochs, batch_size and lr must be positive, got {self}")
+        if self.epoch_images is not None and self.epoch_images < 1:
+            raise ValueError(f"epoch_images must be at least 1 or None, got {self.epoch_images}")
         if self.shift < 0:
             raise ValueError(f"shift is a number of pixels >= 0, got {self.shift}")
 
@@ -61,14 +68,15 @@ def fine_tuning(
     clean = clean_on_device(model, clean, shift=config.shift)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    batches = -(-len(clean) // config.batch_size)
+    passed = config.epoch_images or len(clean)
+    batches = -(-passed // config.batch_size)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, config.epochs * batches)
     dtype = next(model.parameters()).dtype
     history: list[dict[str, Any]] = []
     seconds = 0.0
     for epoch in tqdm(range(config.epochs), disable=not progress, desc="fine-tuning"):
         started, losses = time.perf_counter(), []
-        for index in torch.randperm(len(clean), generator=generator).split(config.batch_size):
+        for index in reshuffled(len(clean), passed, generator).split(config.batch_size):
             index = index.to(clean.labels.device)
             images = augment(clean.images[index], generator, flip=config.flip, shift=config.shift)
             loss = F.cross_entropy(model(images.to(dtype)), clean.labels[index])

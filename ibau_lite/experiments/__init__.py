@@ -5,5 +5,6 @@ from __future__ import annotations
 from ibau_lite.experiments.cells import describe, run
 from ibau_lite.experiments.records import append, provenance, read
 from ibau_lite.experiments.victims import Victim, victim
+from ibau_lite.experiments.zoo import shipped
 
-__all__ = ["Victim", "append", "describe", "provenance", "read", "run", "victim"]
+__all__ = ["Victim", "append", "describe", "provenance", "read", "run", "shipped", "victim"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import time
@@ -17,7 +18,7 @@ from ibau_lite.data import Dataset, Labelled
 from ibau_lite.defenses import REGISTRY, Defense, dp
 from ibau_lite.experiments.records import append, fingerprint, key_of, provenance, read
 from ibau_lite.experiments.victims import Victim
-from ibau_lite.metrics import accuracy, evaluate
+from ibau_lite.metrics import Report, accuracy, evaluate
 
 __all__ = ["describe", "line", "run"]
 
@@ -84,9 +85,9 @@ def run(
     the ASR of each trigger if there are several; `found` says whether a defence that looks for a
     trigger found one (None for the others). `dp` gets the poisoned training set. With `results` (a
     JSON Lines file) the record is appended, and a cell that is there already is not run again:
-    `key` is a hash of every setting and of the images. `label` names the row in a table (the
-    defence's name by default). Raises `KeyError` for a defence that is not in `REGISTRY`,
-    `TypeError` as `describe` does, and whatever the defence raises.
+    `key` is a hash of the images and of every setting that the outcome depends on. `label` names
+    the row in a table (the defence's name by default). Raises `KeyError` for a defence not in
+    `REGISTRY`, `TypeError` as `describe` does, and whatever the defence raises.
     """
     settings = {
         "victim": victim.settings,
@@ -111,7 +112,7 @@ def run(
             torch.cuda.synchronize()  # what was asked of the device before now belongs to the round
         began, wall = time.process_time(), time.perf_counter()
         elapsed = wall - began_wall - measuring_wall
-        report = evaluate(model, dataset.test[:watched], attack)
+        report = _report(model, dataset.test[:watched], attack)
         measuring += time.process_time() - began
         measuring_wall += time.perf_counter() - wall
         return {
@@ -125,7 +126,7 @@ def run(
         victim.model, dataset.clean, config=config, seed=seed, progress=progress, evaluator=measure
     )
     cpu_seconds = time.process_time() - began - measuring
-    after = evaluate(defended.model, dataset.test, attack)
+    after = _report(defended.model, dataset.test, attack)
     record = {
         "key": key,
         "profile": profile,
@@ -148,6 +149,12 @@ def run(
     if results is not None:
         append(results, record)
     return record
+
+
+def _report(model: nn.Module, test: Labelled, attack: Attack) -> Report:
+    """ACC and ASR; a processor convolves a third faster with the channels last."""
+    last: nn.Module = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return evaluate(last, test, attack)
 
 
 def _prepared(defense: str, dataset: Dataset, attack: Attack, victim: Victim) -> Defense:

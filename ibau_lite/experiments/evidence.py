@@ -15,6 +15,7 @@ from ibau_lite.experiments.contenders import CONTENDERS, contender
 from ibau_lite.experiments.courses import course
 from ibau_lite.experiments.first_run import experiments
 from ibau_lite.experiments.plan import TABLES, Case, plan
+from ibau_lite.metrics import spread
 
 __all__ = [
     "COMPARED",
@@ -37,6 +38,7 @@ COMPARED = TABLES[:-1]
 _REAL = ("full", "cpu")
 _FINE_TUNING = CONTENDERS["ft"][0]
 _MARGIN = 0.05
+_MEASURES = ("accuracy", "attack_success_rate")
 
 Records = Iterable[Mapping[str, Any]]
 
@@ -110,14 +112,15 @@ def verdicts(compared: Iterable[Comparison]) -> str:
     """The cells that were run as Markdown: ACC, ASR, and the two answers that are compared."""
     rows = [["row", "defence", "n", "ACC", "points lost", "ASR", "removed", "kept"]]
     rows.append(["---"] * 2 + ["---:"] * 4 + [":---:"] * 2)
-    before: dict[Case, bool] = {}
+    seen: set[Case] = set()
     for each in compared:
         if each.ours is None:
             continue
-        if not before.setdefault(each.case, False):
-            before[each.case] = True
-            report = each.records[0]["before"]
-            told = [f"{100 * report[key]:.1f} %" for key in ("accuracy", "attack_success_rate")]
+        if each.case not in seen:
+            seen.add(each.case)
+            before = [record["before"] for record in each.records]
+            means = (spread(b[key] for b in before).mean for key in _MEASURES)
+            told = [f"{100 * mean:.1f} %" for mean in means]
             rows.append([named(each.case), "no defence", "", told[0], "", told[1], "", ""])
         success = str(each.attack_success_rate) + (" ×" if each.missed == each.n else "")
         row = [named(each.case), each.label, str(each.n), str(each.accuracy)]

@@ -18,6 +18,7 @@ from ibau_lite.experiments.contenders import CONTENDERS, contender
 from ibau_lite.experiments.courses import course
 from ibau_lite.experiments.first_run import PROFILES
 from ibau_lite.experiments.records import key_of
+from ibau_lite.experiments.shipping import SHIPPED, digest
 
 __all__ = ["TABLES", "Case", "Cell", "cases", "contestants", "plan", "settings"]
 
@@ -59,10 +60,13 @@ class Cell:
     def key(self) -> str:
         """Sixteen hexadecimal digits: SHA-256 of the cell, its settings and its network's recipe.
 
-        The same in every process and on every machine; other settings are another cell. What the
-        images are is not part of it: a record says that.
+        The same in every process and on every machine; other settings are another cell, and so is a
+        network that comes with the package. What the images are is not part of it: a record says
+        that.
         """
         told = {**self.told, **settings(self.defense, self.profile, self.case.data)}
+        if self.shipped is not None:
+            told["weights"] = self.shipped
         return key_of(told)
 
     @property
@@ -72,17 +76,28 @@ class Cell:
         return {**asdict(self.case), **own, "profile": self.profile}
 
     @property
+    def shipped(self) -> str | None:
+        """The SHA-256 of the network's weights if it comes with the package."""
+        name = f"{self.case.data}-{self.profile}-{self.case.network}"
+        return digest(SHIPPED, name) if self.network_seed == 0 else None
+
+    @property
     def needs(self) -> frozenset[tuple[str, str, int]]:
         """(data, what, seed) that must be made before: networks, and triggers that are computed.
 
-        Triggers are the same for every seed, computed from the clean network of seed 0.
+        Triggers are the same for every seed, computed from the clean network of seed 0. Nothing is
+        made for a network that comes with the package.
         """
+        if self.shipped is not None:
+            return frozenset()
         data, attack = self.case.data, self.case.attack
         all_seven = attack == "seven_to_seven"
         triggers = [name for name in COMPUTED if all_seven or name == attack]
         made = {(data, f"trigger {name}", 0) for name in triggers}
         if triggers:
             made.add((data, "clean", 0))
+        if course(_trained(data, self.profile), self.profile).clean is not None:
+            made.add((data, "clean", self.network_seed))
         return frozenset(made | {(data, self.case.network, self.network_seed)})
 
     def __str__(self) -> str:
@@ -94,11 +109,16 @@ class Cell:
         )
 
 
+def _trained(data: str, profile: str) -> first_run.Experiment:
+    (experiment,) = (each for each in first_run.experiments(profile) if each.data == data)
+    return experiment
+
+
 @cache
 def settings(defense: str, profile: str, data: str) -> dict[str, Any]:
     """What a cell's result depends on besides the cell: the defence's settings, the training."""
     chosen = contender(defense, profile, data)
-    (trained,) = (each for each in first_run.experiments(profile) if each.data == data)
+    trained = _trained(data, profile)
     return {
         "registry": chosen.defense,
         "config": describe(chosen.config),

@@ -15,7 +15,7 @@ from torch import nn
 from ibau_lite import attacks, checkpoints
 from ibau_lite.attacks import Attack
 
-__all__ = ["SHIPPED", "SUMS", "Shipped", "receive", "ship", "shipped_attack", "stock"]
+__all__ = ["SHIPPED", "SUMS", "Shipped", "digest", "receive", "ship", "shipped_attack", "stock"]
 
 SHIPPED = Path(__file__).parent / "networks"
 """The folder of the networks that come with the package."""
@@ -60,6 +60,11 @@ def stock(folder: str | Path) -> frozenset[str]:
     """The names of the networks that were shipped to a folder."""
     end = ".attack.safetensors"
     return frozenset(file.removesuffix(end) for file in _sums(Path(folder)) if file.endswith(end))
+
+
+def digest(folder: str | Path, name: str) -> str | None:
+    """The stated SHA-256 of a network's weights; None for one that was not shipped."""
+    return _sums(Path(folder)).get(f"{name}.safetensors")
 
 
 def receive(folder: str | Path, name: str, model: nn.Module) -> Shipped:

@@ -87,5 +87,8 @@ def victim(
                 progress=progress,
             )
             seconds += sum(row["seconds"] for row in history)
+        # As it will be when it is loaded: in another layout, and the same defence ends elsewhere.
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        model.zero_grad(set_to_none=True)
         checkpoints.save(model, path, {"settings": settings, "seconds": seconds})
     return Victim(model, evaluate(model, dataset.test, attack), settings, seconds)

@@ -30,7 +30,15 @@ from ibau_lite.data import Dataset, cache
 from ibau_lite.experiments import first_run
 from ibau_lite.experiments.courses import course
 from ibau_lite.experiments.records import append, fingerprint, key_of, provenance, read
-from ibau_lite.experiments.shipping import SHIPPED, Shipped, receive, ship, shipped_attack, stock
+from ibau_lite.experiments.shipping import (
+    SHIPPED,
+    Shipped,
+    digest,
+    receive,
+    ship,
+    shipped_attack,
+    stock,
+)
 from ibau_lite.experiments.undefended import UNDEFENDED
 from ibau_lite.experiments.victims import Victim, victim
 from ibau_lite.metrics import accuracy, evaluate, spread
@@ -112,8 +120,10 @@ class Zoo:
         if data not in known:
             raise ValueError(f"data: {' or '.join(known)} in profile {profile!r}, got {data!r}")
         folder = Path(folder) if folder is not None else cache.folder() / "victims"
-        shipped = frozenset() if afresh else stock(SHIPPED)
-        return cls(known[data].load(), known[data], profile, folder, shipped)
+        ours = {f"{data}-{profile}-{member.name}" for member in members(data)}
+        # All or none: what is computed from a network must find that one.
+        there = frozenset(ours if not afresh and ours <= stock(SHIPPED) else ())
+        return cls(known[data].load(), known[data], profile, folder, there)
 
     def member(self, name: str) -> Member:
         """A network by name; raises `ValueError` for one that is not in `members`."""
@@ -127,8 +137,8 @@ class Zoo:
 
         That of the clean network is the control of BadNets, which it has never met.
         """
-        if (ours := self.label(name)) in self.shipped:
-            return shipped_attack(SHIPPED, ours)
+        if self.has(name):
+            return shipped_attack(SHIPPED, self.label(name))
         if name == CLEAN:
             return attacks.control(attacks.badnets())
         if name == "all_to_all":
@@ -141,24 +151,32 @@ class Zoo:
         """A network with its ACC and ASR on the test split: received, loaded, or trained and kept.
 
         What a shipped network was trained on is what its settings say: a reader's images may be
-        the originals of those.
+        the originals of those. Raises as `receive` and `victim`.
         """
-        if seed == 0 and (name := self.label(member.name)) in self.shipped:
-            return self._received(name)
-        train = functools.partial(
-            victim,
-            self.dataset,
-            build=self.experiment.build,
+        if seed == 0 and self.has(member.name):
+            return self._received(self.label(member.name))
+        return self._train(
+            self.attack(member.attack, progress=progress),
+            recipe=course(self.experiment, self.profile).poisoned,
+            rate=member.rate,
             seed=seed,
-            folder=self.folder,
+            start=self.start(seed, progress=progress),
             progress=progress,
         )
-        lessons = course(self.experiment, self.profile)
-        start = None
-        if lessons.clean is not None:
-            start = train(self.attack(CLEAN), recipe=lessons.clean, rate=0.0)
-        attack = self.attack(member.attack, progress=progress)
-        return train(attack, recipe=lessons.poisoned, rate=member.rate, start=start)
+
+    def start(self, seed: int = 0, *, progress: bool = False) -> Victim | None:
+        """The network after the clean cycle that all networks of a seed share, if they share one.
+
+        Loaded, or trained now and kept.
+        """
+        clean = course(self.experiment, self.profile).clean
+        if clean is None:
+            return None
+        return self._train(self.attack(CLEAN), recipe=clean, rate=0.0, seed=seed, progress=progress)
+
+    def has(self, name: str) -> bool:
+        """Whether the network of this name and seed 0 is received rather than trained."""
+        return self.label(name) in self.shipped
 
     def record(
         self, member: Member, seed: int = 0, *, results: str | Path, progress: bool = False
@@ -201,22 +219,26 @@ class Zoo:
         append(results, record)
         return record
 
+    def _train(self, attack: attacks.Attack, **settings: Any) -> Victim:
+        build = self.experiment.build
+        return victim(self.dataset, attack, build, folder=self.folder, **settings)
+
     def label(self, name: str) -> str:
         """The name of a network among the shipped ones."""
-        return f"{self.dataset.name}-{self.profile}-{name}"
+        return f"{self.experiment.data}-{self.profile}-{name}"
 
     def _received(self, name: str) -> Victim:
         got = receive(SHIPPED, name, self.experiment.build(seed=0))
         model = got.model.to("cuda" if torch.cuda.is_available() else "cpu")
         report = evaluate(model, self.dataset.test, got.attack)
-        settings = {**got.metadata["settings"], "weights": "float16"}
+        settings = {**got.metadata["settings"], "weights": digest(SHIPPED, name)}
         return Victim(model, report, settings, got.metadata["seconds"])
 
     def _trigger(self, name: str, progress: bool) -> attacks.Trigger:
         if name not in COMPUTED:
             return attacks.trigger(name)
-        if (ours := self.label(name)) in self.shipped:
-            return shipped_attack(SHIPPED, ours).pairs[0][0]
+        if self.has(name):
+            return shipped_attack(SHIPPED, self.label(name)).pairs[0][0]
         file = f"{self.dataset.name}-{name}-{key_of(self._source.settings)}.safetensors"
         path = self.folder / "attacks" / file
         if not path.exists():
@@ -273,7 +295,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     build.add_argument("--jobs", type=int, default=1, help="how many networks are trained at once")
     build.add_argument("--folder", type=Path, help="of the networks; the data's cache by default")
     build.add_argument("--half", action="store_true", help="also write float16 copies to ship")
-    build.add_argument("--afresh", action="store_true", help="train what comes with the package")
+    build.add_argument(
+        "--afresh", action="store_true", help="train what comes with the package, too"
+    )
     show = commands.add_parser("table", help="print the records beside the talk's rows")
     for command in (build, show):
         command.add_argument("--results", type=Path, default=Path("results/zoo.jsonl"))
@@ -282,7 +306,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(table(read(choice.results)))
         return 0
     try:
-        zoo = Zoo.open(choice.data, choice.profile, choice.folder, afresh=choice.afresh)
+        afresh = choice.afresh or choice.half
+        zoo = Zoo.open(choice.data, choice.profile, choice.folder, afresh=afresh)
         names = choice.attacks.split(",") if choice.attacks else None
         chosen = [zoo.member(name) for name in names] if names else list(members(choice.data))
         seeds = [int(seed) for seed in choice.seeds.split(",")]

@@ -25,6 +25,18 @@ def test_it_lowers_the_clean_loss(model, clean):
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 
 
+def test_an_epoch_may_be_longer_than_the_clean_set(model, clean):
+    same = {"batch_size": 8, "shift": 0, "lr": 1e-3}
+    config = FineTuningConfig(epochs=1, epoch_images=3 * len(clean), **same)
+    longer = fine_tuning(model, clean, config=config)
+    thrice = fine_tuning(model, clean, config=FineTuningConfig(epochs=3, **same))
+    for a, b in zip(longer.model.parameters(), thrice.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert len(longer.history) == 1 and len(thrice.history) == 3
+    with pytest.raises(ValueError, match="epoch_images must be at least 1 or None, got 0"):
+        FineTuningConfig(epoch_images=0)
+
+
 def test_it_is_adam_with_a_falling_step_on_shuffled_batches(model, clean):
     by_hand = type(model)(*model)  # the same modules: compare before they change
     start = {name: value.clone() for name, value in model.state_dict().items()}

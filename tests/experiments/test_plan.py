@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from ibau_lite.attacks import badnets
 from ibau_lite.defenses import IBAUConfig
 from ibau_lite.experiments import contenders, published
+from ibau_lite.experiments import plan as plans
 from ibau_lite.experiments.contenders import CONTENDERS, contender
 from ibau_lite.experiments.plan import TABLES, Case, Cell, cases, contestants, plan, settings
+from ibau_lite.experiments.shipping import ship
 from ibau_lite.experiments.zoo import members
+from ibau_lite.models import small_cnn
 
 CELL = Cell(Case("cifar10", "trojan_wm", 0.05, 5000), "ibau", 1, "cpu")
 
@@ -59,6 +64,18 @@ def test_a_plan_is_narrowed_by_defence_network_and_data() -> None:
     ]  # fmt: skip
 
 
+def test_a_network_that_comes_with_the_package_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "SHIPPED", tmp_path)
+    made = replace(CELL).key
+    ship(small_cnn(10, width=2), badnets(), tmp_path, "cifar10-cpu-trojan_wm_5")
+    assert replace(CELL).needs == frozenset() and replace(CELL, network_seed=1).needs
+    received = replace(CELL).key
+    ship(small_cnn(10, width=2, seed=1), badnets(), tmp_path, "cifar10-cpu-trojan_wm_5")
+    assert len({made, received, replace(CELL).key}) == 3  # other weights are another cell
+
+
 def test_seeds_share_the_networks_in_turn() -> None:
     cells = plan(["table4"], "cpu", seeds=4, networks=2, only=["ft"], attacks=["trojan_wm_5"])
     assert [(c.seed, c.network_seed) for c in cells] == [(0, 0), (1, 1), (2, 0), (3, 1)]
@@ -96,11 +113,13 @@ def test_whatever_a_cell_depends_on_changes_its_key(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_must_be_made_before_a_cell() -> None:
-    assert replace(CELL, case=Case("gtsrb", "blend", 0.2, 5000)).needs == {("gtsrb", "blend", 0)}
+    full = replace(CELL, profile="full")
+    assert replace(full, case=Case("gtsrb", "blend", 0.2, 5000)).needs == {("gtsrb", "blend", 0)}
     assert replace(CELL, network_seed=2).needs == {
-        ("cifar10", "trojan_wm_5", 2), ("cifar10", "trigger trojan_wm", 0), ("cifar10", "clean", 0)
+        ("cifar10", "trojan_wm_5", 2), ("cifar10", "trigger trojan_wm", 0),
+        ("cifar10", "clean", 0), ("cifar10", "clean", 2),
     }  # fmt: skip
-    seven = replace(CELL, case=Case("gtsrb", "seven_to_seven", 0.2, 5000)).needs
+    seven = replace(full, case=Case("gtsrb", "seven_to_seven", 0.2, 5000)).needs
     assert len(seven) == 7 and ("gtsrb", "trigger l0_inv", 0) in seven
 
 

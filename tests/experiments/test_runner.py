@@ -204,7 +204,7 @@ def fake(cell: Cell) -> dict[str, Any]:
 
 def test_a_network_that_is_being_made_is_not_waited_for(tmp_path: Path) -> None:
     """Cells that need what another makes stay back; the others take the places."""
-    cells = plan(["table1"], "cpu", seeds=1, only=["ibau", "ft"])
+    cells = plan(["table1"], "full", seeds=1, only=["ibau", "ft"])
     lock, flying, made, first = threading.Lock(), [], set(), threading.Barrier(4)
 
     def slow(cell: Cell) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def test_a_network_that_is_being_made_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_network_that_cannot_be_made_is_tried_once(tmp_path: Path) -> None:
-    cells = plan(["table1"], "cpu", seeds=1, only=["ibau", "ft"], attacks=["badnets", "blend"])
+    cells = plan(["table1"], "full", seeds=1, only=["ibau", "ft"], attacks=["badnets", "blend"])
     tried = []
 
     def work_(cell: Cell) -> dict[str, Any]:

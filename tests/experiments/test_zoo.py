@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 from collections import Counter
 from dataclasses import asdict, replace
@@ -14,7 +15,8 @@ import torch
 from ibau_lite import __main__ as command_line
 from ibau_lite.data import Dataset, Labelled
 from ibau_lite.experiments import first_run, read, victims, zoo
-from ibau_lite.experiments.courses import course
+from ibau_lite.experiments.courses import Course, course
+from ibau_lite.experiments.records import key_of
 from ibau_lite.experiments.shipping import SHIPPED, shipped_attack, stock
 from ibau_lite.experiments.undefended import SEVEN, UNDEFENDED
 from ibau_lite.experiments.zoo import Zoo, members, table
@@ -123,8 +125,8 @@ def test_copies_to_ship_are_complete(
     names = sorted(path.name for path in (tmp_path / "zoo" / "half").iterdir())
     assert names == [
         "SHA256SUMS",
-        "tens-smoke-blend.attack.safetensors",
-        "tens-smoke-blend.safetensors",
+        "signs-smoke-blend.attack.safetensors",
+        "signs-smoke-blend.safetensors",
     ]
     assert re.search(r"blend\.safetensors: 0\.0\d MB, ACC", capsys.readouterr().out)
 
@@ -132,22 +134,39 @@ def test_copies_to_ship_are_complete(
 def test_a_shipped_network_is_received_and_not_trained(
     small: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (_, first, *_) = build(tmp_path, "--attacks", "trojan_sq,seven_to_seven", "--half")
+    half = tmp_path / "zoo" / "half"
+    monkeypatch.setattr(zoo, "SHIPPED", half)
+    build(tmp_path, "--attacks", "trojan_sq", "--half")
+    assert not Zoo.open("signs", "smoke").shipped  # a part of the networks is none
+    records = {record["network"]: record for record in build(tmp_path, "--half")}
     trained = len(small)
-    monkeypatch.setattr(zoo, "SHIPPED", tmp_path / "zoo" / "half")
     house = Zoo.open("signs", "smoke", tmp_path / "elsewhere")
-    got = house.network(house.member("trojan_sq"))
+    got, first = house.network(house.member("trojan_sq")), records["trojan_sq"]
     assert len(small) == trained and got.seconds == first["seconds"]
-    assert got.settings == {**first["settings"]["network"], "weights": "float16"}
+    stated = hashlib.sha256((half / "signs-smoke-trojan_sq.safetensors").read_bytes()).hexdigest()
+    assert got.settings == {**first["settings"]["network"], "weights": stated}
     trigger = house.attack("trojan_sq").pairs[0][0]
     assert trigger in {pair[0] for pair in house.attack("seven_to_seven").pairs}
-    # Another seed, a network that was not shipped, and all of them where that is asked for.
+    # Another seed, and all of them where that is asked for.
     house.network(house.member("trojan_sq"), seed=1)
-    house.network(house.member("badnets"))
-    assert len(small) == trained + 2
+    assert len(small) == trained + 1
     afresh = Zoo.open("signs", "smoke", tmp_path / "elsewhere", afresh=True)
     afresh.network(afresh.member("trojan_sq"))
-    assert len(small) == trained + 4  # and the clean network, which its trigger comes from
+    assert len(small) == trained + 3  # and the clean network, which its trigger comes from
+
+
+def test_networks_of_one_seed_share_a_clean_cycle_where_there_is_one(
+    small: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cycle = Recipe(epochs=1, batch_size=20)
+    monkeypatch.setattr(zoo, "course", lambda *_: Course(replace(cycle, epochs=2), cycle))
+    records = {r["network"]: r for r in build(tmp_path, "--attacks", "badnets,blend")}
+    assert len(small) == 4  # the cycle that is shared, and three that are not
+    starts = {record["settings"]["network"]["start"] for record in records.values()}
+    house = Zoo.open("signs", "smoke", tmp_path / "zoo")
+    start = house.start()
+    assert start is not None and starts == {key_of(start.settings)} and len(small) == 4
+    assert start.settings["rate"] == 0 and start.settings["recipes"][0]["epochs"] == 2
 
 
 def test_the_shipped_networks_are_those_of_the_courses() -> None:
@@ -159,7 +178,15 @@ def test_the_shipped_networks_are_those_of_the_courses() -> None:
         for member in members(data):
             name = f"{data}-cpu-{member.name}"
             assert name in names
-            settings = zoo.shipped(data, member.name).metadata["settings"]
+            ours = zoo.shipped(data, member.name)
+            settings = ours.metadata["settings"]
+            network = hashlib.sha256(repr(ours.model.train()).encode()).hexdigest()[:12]
+            assert settings["network"] == network
+            if lessons.clean is not None:
+                before = {k: v for k, v in settings.items() if k != "start"}
+                clean = shipped_attack(SHIPPED, f"{data}-cpu-clean").to_dict()
+                before |= {"attack": clean, "rate": 0.0, "recipes": [asdict(lessons.clean)]}
+                assert settings["start"] == key_of(before)
             assert settings["recipes"] == [asdict(lessons.poisoned)]
             assert (settings["rate"], settings["seed"]) == (member.rate, 0)
             assert settings["attack"] == shipped_attack(SHIPPED, name).to_dict()
