@@ -64,7 +64,8 @@ class Cell:
         network that comes with the package. What the images are is not part of it: a record says
         that.
         """
-        told = {**self.told, **settings(self.defense, self.profile, self.case.data)}
+        case = self.case
+        told = {**self.told, **settings(self.defense, self.profile, case.data, case.attack)}
         if self.shipped is not None:
             told["weights"] = self.shipped
         return key_of(told)
@@ -115,14 +116,14 @@ def _trained(data: str, profile: str) -> first_run.Experiment:
 
 
 @cache
-def settings(defense: str, profile: str, data: str) -> dict[str, Any]:
+def settings(defense: str, profile: str, data: str, attack: str) -> dict[str, Any]:
     """What a cell's result depends on besides the cell: the defence's settings, the training."""
     chosen = contender(defense, profile, data)
     trained = _trained(data, profile)
     return {
         "registry": chosen.defense,
         "config": describe(chosen.config),
-        "network": [describe(trained.build), describe(course(trained, profile))],
+        "network": [describe(trained.build), describe(course(trained, profile, attack))],
     }
 
 

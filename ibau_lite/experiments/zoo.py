@@ -157,7 +157,7 @@ class Zoo:
             return self._received(self.label(member.name))
         return self._train(
             self.attack(member.attack, progress=progress),
-            recipe=course(self.experiment, self.profile).poisoned,
+            recipe=course(self.experiment, self.profile, member.attack).poisoned,
             rate=member.rate,
             seed=seed,
             start=self.start(seed, progress=progress),

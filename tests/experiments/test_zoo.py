@@ -187,6 +187,7 @@ def test_the_shipped_networks_are_those_of_the_courses() -> None:
                 clean = shipped_attack(SHIPPED, f"{data}-cpu-clean").to_dict()
                 before |= {"attack": clean, "rate": 0.0, "recipes": [asdict(lessons.clean)]}
                 assert settings["start"] == key_of(before)
+            lessons = course(experiment, "cpu", member.attack)
             assert settings["recipes"] == [asdict(lessons.poisoned)]
             assert (settings["rate"], settings["seed"]) == (member.rate, 0)
             assert settings["attack"] == shipped_attack(SHIPPED, name).to_dict()
