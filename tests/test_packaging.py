@@ -131,7 +131,7 @@ def test_every_package_is_listed() -> None:
     assert listed == {path.rpartition("/")[0] for path in installed_paths()}
 
 
-def test_wheel_holds_every_module_and_nothing_beside_the_library(tmp_path: Path) -> None:
+def test_wheel_holds_every_module_and_network_and_nothing_beside_the_library(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -141,8 +141,11 @@ def test_wheel_holds_every_module_and_nothing_beside_the_library(tmp_path: Path)
     command = f"-m pip wheel -q --no-deps --no-index --no-build-isolation -w {tmp_path} {source}"
     subprocess.run([sys.executable, *command.split()], check=True)
     (wheel,) = tmp_path.glob("*.whl")
-    names = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
-    assert names == installed_paths()
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name for name in names if name.endswith(".py")} == installed_paths()
+    networks = (ROOT / "ibau_lite" / "experiments" / "networks").iterdir()
+    carried = {name for name in names if "/networks/" in name}
+    assert carried == {path.relative_to(ROOT).as_posix() for path in networks}
 
 
 def test_make_refuses_an_old_python_and_says_what_to_do(tmp_path: Path) -> None:
