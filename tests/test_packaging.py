@@ -131,7 +131,7 @@ def test_every_package_is_listed() -> None:
     assert listed == {path.rpartition("/")[0] for path in installed_paths()}
 
 
-def test_wheel_holds_every_module_and_network_and_nothing_beside_the_library(tmp_path: Path) -> None:
+def test_wheel_holds_modules_and_networks_and_nothing_beside_the_library(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
