@@ -191,7 +191,7 @@ def test_the_shipped_networks_are_those_of_the_courses() -> None:
             assert settings["recipes"] == [asdict(lessons.poisoned)]
             assert (settings["rate"], settings["seed"]) == (member.rate, 0)
             assert settings["attack"] == shipped_attack(SHIPPED, name).to_dict()
-    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 15e6
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 15 * 2**20
 
 
 def test_only_what_is_shipped_can_be_asked_for() -> None:
