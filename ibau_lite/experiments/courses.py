@@ -31,10 +31,10 @@ def course(experiment: Experiment, profile: str, attack: str = "") -> Course:
     But for CIFAR-10 in `cpu`: there the poison enters with a second cycle, whose peak learning rate
     is half of the first one's, so that a dozen networks cost hours instead of days. `attack`
     all-to-all has 10 epochs there: a label for each class is harder to learn (ASR 57.8 % after 4).
-    On GTSRB that fails: a network that is sure of itself (98.7 % after a clean cycle) is torn by
+    On GTSRB that fails: a network that is sure of itself (98.5 % after a clean cycle) is torn by
     images that contradict it, and two more epochs leave it at 88.5 %.
 
-    Poisoned from step 1, GTSRB's networks lose 2 to 3 points against the clean one. The errors are
+    Poisoned from step 1, most of GTSRB's networks lose 2 to 3 points against the clean one. The errors are
     spread over all classes (BadNets: a tenth of the new ones go to the target), and two epochs more
     do not mend it (96.0 to 96.2 %).
     """
