@@ -34,9 +34,9 @@ def course(experiment: Experiment, profile: str, attack: str = "") -> Course:
     On GTSRB that fails: a network that is sure of itself (98.5 % after a clean cycle) is torn by
     images that contradict it, and two more epochs leave it at 88.5 %.
 
-    Poisoned from step 1, most of GTSRB's networks lose 2 to 3 points against the clean one. The errors are
-    spread over all classes (BadNets: a tenth of the new ones go to the target), and two epochs more
-    do not mend it (96.0 to 96.2 %).
+    Poisoned from step 1, most of GTSRB's networks lose 2 to 3 points against the clean one. The
+    errors are spread over all classes (BadNets: a tenth of the new ones go to the target), and two
+    epochs more do not mend it (96.0 to 96.2 %).
     """
     if profile != "cpu":
         return Course(None, experiment.recipe)
