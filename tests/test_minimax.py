@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ibau_lite import models
-from ibau_lite.minimax import Ascent, Ball, OnePass, Risk, Scouted
+from ibau_lite.minimax import Aimed, Ascent, Ball, OnePass, Risk, Scouted
 
 CLASSES, SHAPE = 3, (1, 2, 2)
 NORMS = ["l2", "linf"]
@@ -460,6 +460,60 @@ def test_more_parts_than_images_are_as_many_parts_as_images():
     assert len(found.climbs) == len(risk) and found.value >= max(found.climbs)
 
 
+class TwoWays(nn.Module):
+    """Three classes of one pixel: a near, low way out to class 1, a far, high one to class 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.near = nn.Parameter(torch.tensor(2.0, dtype=F64))
+        self.far = nn.Parameter(torch.tensor(6.0, dtype=F64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flatten()
+        low = self.near * torch.tanh(4 * x)
+        return torch.stack([torch.zeros_like(x), low, -self.far * x - 3], 1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_aiming_at_a_class_finds_the_hill_that_an_ascent_does_not_see(norm):
+    model, ball = TwoWays().eval(), Ball(2.0, norm)
+    risk = Risk(model, torch.zeros(6, 1, 1, 1, dtype=F64), torch.zeros(6, dtype=torch.int64))
+    alone = Ascent(12)(risk, theta_of(model), ball)
+    found = Aimed(Ascent(12), images=2, finals=1)(risk, theta_of(model), ball)
+    assert float(alone.delta) > 0 > float(found.delta)
+    points = torch.linspace(-2, 2, 4001, dtype=F64)
+    heights = [float(risk(p.reshape(1, 1, 1), theta_of(model)).detach()) for p in points]
+    assert found.value == pytest.approx(max(heights), rel=1e-6) and found.value > alone.value + 1
+    assert len(found.climbs) == 3 and max(found.climbs) == found.climbs[2] <= found.value
+
+
+def test_a_scout_is_an_ascent_on_minus_the_loss_towards_its_class():
+    model, ball, climb = smooth_network(), Ball(0.6), Ascent(5)
+    risk, theta = risk_of(model, 9, penalty=0.3), theta_of(model)
+    found = Aimed(climb, images=4)(risk, theta, ball)
+    for label, height in enumerate(found.climbs):
+        delta = torch.zeros(SHAPE, dtype=F64)
+        best = None
+        for t in range(6):  # descent on the loss towards `label`, written out
+            point = delta.clone().requires_grad_(True)
+            logits = model(risk.images[:4] + point)
+            loss = -logits.log_softmax(1)[:, label].mean()
+            (slope,) = torch.autograd.grad(loss, point)
+            if best is None or loss < best[0]:
+                best = (loss.detach(), delta)
+            delta = delta - 0.5 * 0.6 * (1 - t / 5) * slope / slope.norm()
+            delta = delta * min(1.0, 0.6 / max(float(delta.norm()), 1e-300))
+        assert height == pytest.approx(float(risk(best[1], theta).detach()), rel=1e-9)
+    assert found.value >= max(found.climbs)
+
+
+def test_more_finals_than_classes_climb_from_every_class():
+    risk = risk_of(smooth_network())
+    theta, ball = theta_of(risk.model), Ball(0.5)
+    few, all_ = (Aimed(Ascent(2), finals=n)(risk, theta, ball) for n in (1, 50))
+    assert few.climbs == all_.climbs and all_.value >= few.value
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_random_starts_lie_on_the_sphere(norm, monkeypatch):
     ball, risk = Ball(0.7, norm), risk_of(smooth_network())
@@ -545,6 +599,8 @@ def test_h_that_is_broken_from_the_start_is_no_maximum():
         (lambda: Ascent(3, step=2.1), "step is a fraction"),
         (lambda: Ascent(3, step=math.nan), "step is a fraction"),
         (lambda: Scouted(parts=0), "parts must be at least 1"),
+        (lambda: Aimed(images=0), "images and finals must be at least 1"),
+        (lambda: Aimed(finals=0), "images and finals must be at least 1"),
         (lambda: OnePass(0.0), "positive"),
         (lambda: OnePass(math.nan), "positive"),
         (lambda: OnePass(batch_size=0), "positive"),

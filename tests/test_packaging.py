@@ -150,7 +150,7 @@ def test_wheel_holds_modules_and_networks_and_nothing_beside_the_library(tmp_pat
 
 def test_make_refuses_an_old_python_and_says_what_to_do(tmp_path: Path) -> None:
     old = tmp_path / "python3.9"
-    old.write_text("#!/bin/sh\ncase \"$2\" in *print*) echo 3.9;; *) exit 1;; esac\n")
+    old.write_text('#!/bin/sh\ncase "$2" in *print*) echo 3.9;; *) exit 1;; esac\n')
     old.chmod(0o755)
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)

@@ -32,8 +32,10 @@ __all__ = [
     "named",
     "of_cells",
     "origin",
+    "printed",
     "published",
     "seven",
+    "success",
 ]
 
 REMOVED = 0.20
@@ -214,19 +216,24 @@ def markdown(compared: Sequence[Comparison], *, missing: bool = False) -> str:
     for each in compared:
         if not each.records and not missing:
             continue
-        ours = ["not run", ""]
-        if each.records:
-            ours = [str(each.accuracy), str(each.attack_success_rate)]
-        if each.records and each.missed:
-            ours[1] += " ×" if each.missed == each.n else f" (× in {each.missed})"
-        theirs = ["", ""]
-        if each.talk is not None and each.talk.accuracy is None:
-            theirs = ["×", "×"]
-        elif each.talk is not None:
-            theirs = [f"{each.talk.accuracy:.2f} %", f"{each.talk.attack_success_rate:.2f} %"]
+        ours = [str(each.accuracy), success(each)] if each.records else ["not run", ""]
         told = ["" if x is None else "✓" if x else "✗" for x in (each.agrees, each.wins)]
-        rows.append([named(each.case), each.label, str(each.n), *ours, *theirs, *told])
+        rows.append([named(each.case), each.label, str(each.n), *ours, *printed(each), *told])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def success(each: Comparison) -> str:
+    """The ASR over seeds; × says that no trigger was found, in all runs or in so many of them."""
+    crosses = "" if not each.missed else " ×" if each.missed == each.n else f" (× in {each.missed})"
+    return f"{each.attack_success_rate}{crosses}"
+
+
+def printed(each: Comparison) -> list[str]:
+    """The talk's ACC and ASR as it prints them, empty where it has none."""
+    if each.talk is None:
+        return ["", ""]
+    numbers = (each.talk.accuracy, each.talk.attack_success_rate)
+    return ["×" if number is None else f"{number:.2f} %" for number in numbers]
 
 
 def matrix(compared: Sequence[Comparison]) -> str:

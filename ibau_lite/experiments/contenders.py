@@ -39,6 +39,9 @@ _LABELS = {
     "di": "DeepInspect",
     "exact": "I-BAU exact",
     "dp": "DP",
+    "anp": "ANP",
+    "ft_sam": "FT-SAM",
+    "sau": "SAU",
 }
 _RECIPES_OF = {"I-BAU released": "I-BAU", "I-BAU exact": "I-BAU"}  # compared with the same column
 

@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from ibau_lite.experiments.compare import Comparison, Outcome, compare, named, published
+from ibau_lite.experiments.compare import (
+    Comparison,
+    Outcome,
+    compare,
+    named,
+    printed,
+    published,
+    success,
+)
 from ibau_lite.experiments.contenders import CONTENDERS, contender
 from ibau_lite.experiments.courses import course
 from ibau_lite.experiments.first_run import experiments
@@ -21,6 +29,7 @@ __all__ = [
     "COMPARED",
     "better_than_fine_tuning",
     "by_setting",
+    "costs",
     "disagreements",
     "drawn",
     "prices",
@@ -122,10 +131,25 @@ def verdicts(compared: Iterable[Comparison]) -> str:
             means = (spread(b[key] for b in before).mean for key in _MEASURES)
             told = [f"{100 * mean:.1f} %" for mean in means]
             rows.append([named(each.case), "no defence", "", told[0], "", told[1], "", ""])
-        success = str(each.attack_success_rate) + (" ×" if each.missed == each.n else "")
         row = [named(each.case), each.label, str(each.n), str(each.accuracy)]
-        row += [_points(each.ours.drop), success]
+        row += [_points(each.ours.drop), success(each)]
         rows.append([*row, _mark(each.ours.removed), _mark(each.ours.kept)])
+    return _table(rows)
+
+
+def costs(compared: Iterable[Comparison]) -> str:
+    """Each cell as Markdown, run or not: ACC, ASR and CPU seconds over seeds, and the talk's.
+
+    × says that no trigger was found, in all runs or in some of them.
+    """
+    rows = [["row", "defence", "n", "ACC", "ASR", "CPU s", "the talk: ACC", "ASR"]]
+    rows.append(["---"] * 2 + ["---:"] * 6)
+    for each in compared:
+        ours = ["not run", "", ""]
+        if each.n:
+            seconds = sum(record["cpu_seconds"] for record in each.records) / each.n
+            ours = [str(each.accuracy), success(each), f"{seconds:.0f}"]
+        rows.append([named(each.case), each.label, str(each.n or ""), *ours, *printed(each)])
     return _table(rows)
 
 

@@ -26,6 +26,7 @@ TABLES = ("table1", "table2", "table3", "table4", "table5", "table6")
 
 _ATTACKS = (*ONE_TARGET, "all_to_all")
 _CHEAP = ("ibau", "ft", "naive", "fp", "nad")
+_SUCCESSORS = ("anp", "ft_sam", "sau")
 
 
 @dataclass(frozen=True)
@@ -165,14 +166,16 @@ def _miniature(table: str) -> tuple[Case, ...]:
 
 
 def contestants(table: str, data: str) -> tuple[str, ...]:
-    """Who appears in a table: the talk's columns, fine-tuning, naive, and I-BAU's three recipes."""
-    absent: tuple[str, ...] = ()
-    if table == "table2":
-        absent = ("nc", "di")  # the talk shows TABOR alone of the three
-    elif table == "table5":
-        absent = ("dp",)  # it uses no clean images
-    elif table == "table6":
-        absent = ("dp", "exact")
+    """Who appears in a table: the talk's columns, fine-tuning, naive, and I-BAU's three recipes.
+
+    The successors of I-BAU appear where the network has one trigger.
+    """
+    absent = {
+        "table1": (),
+        "table2": ("nc", "di"),  # the talk shows TABOR alone of the three
+        "table5": (*_SUCCESSORS, "dp"),  # private training uses no clean images
+        "table6": (*_SUCCESSORS, "dp", "exact"),
+    }.get(table, _SUCCESSORS)
     return tuple(name for name in CONTENDERS if name not in absent)
 
 
@@ -216,9 +219,10 @@ def _stage(table: str, case: Case, name: str) -> int:
     """When a cell's turn comes: what says most for its cost goes first.
 
     Table 1's cheap rows, Neural Cleanse on CIFAR-10, GTSRB, seven triggers, rates and clean sizes;
-    then the published recipe, the costly inversions, the exact recipe, and private training.
+    then the published recipe, the costly inversions, the exact recipe, the successors, and private
+    training.
     """
-    late = {"released": 6, "tabor": 7, "di": 7, "exact": 8, "dp": 9}
+    late = {"released": 6, "tabor": 7, "di": 7, "exact": 8, "dp": 9} | dict.fromkeys(_SUCCESSORS, 8)
     if name in late:
         return late[name]
     if name == "nc" and case.data == "gtsrb":

@@ -12,7 +12,7 @@ from ibau_lite.attacks.talk import SEVEN_TARGETS
 from ibau_lite.experiments import append, compare, features, overhead
 from ibau_lite.experiments.compare import Outcome
 from ibau_lite.experiments.contenders import CONTENDERS
-from ibau_lite.experiments.plan import TABLES, Cell, plan
+from ibau_lite.experiments.plan import TABLES, Cell, contestants, plan
 from ibau_lite.experiments.published import FEATURES, PUBLISHED
 
 
@@ -112,7 +112,7 @@ def test_the_matrix_has_the_talks_layout() -> None:
         ["table4"], ["ft"], 0.0, 0.9, seeds=1
     )
     lines = compare.matrix(compare.compare(done, "table4", "cpu")).splitlines()
-    labels = [label for label, _ in CONTENDERS.values()]
+    labels = [CONTENDERS[name][0] for name in contestants("table4", "cifar10")]
     assert lines[0] == f"| row | n | {' | '.join(labels)} |" and len(lines) == 4
     row = dict(zip(["row", "n", *labels], lines[3].strip("| ").split(" | "), strict=True))
     assert (row["row"], row["n"]) == ("cifar10 trojan_wm, 0.5 % poisoned", "1–2")
@@ -175,8 +175,8 @@ def test_cells_are_counted_for_each_table() -> None:
     done = records(["table1"], ["ibau"], 0.0, 0.01, seeds=3)
     failed = {"cell": records(["table2"], ["dp"], 0, 0, seeds=1)[0]["cell"], "error": "no"}
     lines = compare.counts([*done, failed], "cpu").splitlines()
-    assert lines[2] == "| table1 | 264 | 24 | 0 | 8 of 8 | 8 of 8 |"
-    assert lines[3] == "| table2 | 216 | 0 | 1 | 0 of 0 | 0 of 0 |"
+    assert lines[2] == "| table1 | 336 | 24 | 0 | 8 of 8 | 8 of 8 |"
+    assert lines[3] == "| table2 | 288 | 0 | 1 | 0 of 0 | 0 of 0 |"
     assert lines[7].startswith("| table6 | 378 | 21 | 0 |")
 
 

@@ -52,7 +52,7 @@ def test_progress_counts_done_failed_and_other_settings() -> None:
     text = evidence.progress(
         [done, failed, old, {"key": "of another engine"}], ["table1", "table3"]
     )
-    assert lines_with(text, "| table1 | cpu") == ["| table1 | cpu | 264 | 1 | 1 | 1 |"]
+    assert lines_with(text, "| table1 | cpu") == ["| table1 | cpu | 336 | 1 | 1 | 1 |"]
     assert lines_with(text, "| table3 | cpu") == ["| table3 | cpu | 66 | 0 | 0 | 0 |"]
     assert "reproduce table1 table3 --profile cpu" in text and "Nothing is recorded" not in text
     assert "Nothing is recorded" in evidence.progress([failed], ["table1"])
@@ -68,6 +68,23 @@ def test_verdicts_start_with_the_network_and_answer_both_questions() -> None:
         "| cifar10 badnets | fine-tuning | 1 | 83.0 % | 2.0 | 90.0 % | ✗ | ✓ |",
     ]
     assert evidence.verdicts(of_cells([], [nad])).count("\n") == 1
+
+
+def test_costs_stand_beside_the_talk_with_a_cross_where_no_trigger_was_found() -> None:
+    (nad,), (anp,) = (cells("table2", name) for name in ("nad", "anp"))
+    first, second = cells("table2", "tabor", seeds=2)
+    done = [
+        record(nad, 0.1, 0.2, cpu_seconds=9.6),
+        record(first, 0, 0.98, found=False, cpu_seconds=10.0),
+        record(second, 0, 0.02, found=True, cpu_seconds=20.0),
+    ]
+    text = evidence.costs(of_cells(done, [nad, first, second, anp]))
+    assert text.splitlines()[2:] == [
+        "| gtsrb badnets | NAD | 1 | 75.0 % | 20.0 % | 10 | 15.19 % | 9.08 % |",
+        "| gtsrb badnets | TABOR | 2 | 85.0 ± 0.0 % | 50.0 ± 67.9 % (× in 1) | 15 | 98.99 % "
+        "| 4.16 % |",
+        "| gtsrb badnets | ANP |  | not run |  |  |  |  |",
+    ]
 
 
 def test_cells_that_no_table_has_are_gathered_over_their_seeds() -> None:

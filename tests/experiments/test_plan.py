@@ -45,7 +45,7 @@ def test_every_network_of_a_plan_is_in_the_zoo() -> None:
 def test_cells_are_counted_once_and_the_valuable_come_first() -> None:
     cells = plan(TABLES, "cpu", seeds=3)
     keys = Counter(cell.key for cell in cells)
-    assert len(keys) == len(cells) == 744
+    assert len(keys) == len(cells) == 888
     first = cells[: 3 * 8 * 5]
     assert {cell.case.data for cell in first} == {"cifar10"}
     assert {cell.defense for cell in first} == {"ibau", "ft", "naive", "fp", "nad"}

@@ -17,7 +17,7 @@ def test_settings_are_searched_on_three_attacks_and_confirmed_on_the_others() ->
 
 def test_chosen_is_the_recipe_of_the_tables() -> None:
     chosen = tuning.recipe("chosen", "gtsrb")
-    assert describe(chosen) == describe(replace(IBAUConfig.anchored(), outer_images=None))
+    assert describe(chosen) == describe(IBAUConfig.anchored())
     for data in ("cifar10", "gtsrb"):
         recipe = contender("ibau", "cpu", data).config
         assert describe(recipe) == describe(IBAUConfig.anchored(flip=data == "cifar10"))

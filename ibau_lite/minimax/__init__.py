@@ -1,0 +1,15 @@
+"""The minimax problem of the talk, min_θ max_{‖δ‖ ≤ C_δ} H(δ, θ), and its inner half.
+
+H(δ, θ) = (1/n) Σᵢ L(f_θ(xᵢ + δ), yᵢ) is a `Risk`; {δ : ‖δ‖ ≤ C_δ} is a `Ball`; an `Ascent` goes
+looking for the maximiser δ(θ). H has several hills: `Scouted` climbs on parts of the images first,
+`Aimed` toward each class. What is done with the answer is up to `ibau_lite.hypergrad`.
+"""
+
+from ibau_lite.minimax.aimed import Aimed
+from ibau_lite.minimax.ascent import Ascent, Maximum
+from ibau_lite.minimax.ball import Ball
+from ibau_lite.minimax.one_pass import OnePass
+from ibau_lite.minimax.risk import Risk
+from ibau_lite.minimax.scouted import Scouted
+
+__all__ = ["Aimed", "Ascent", "Ball", "Maximum", "OnePass", "Risk", "Scouted"]
