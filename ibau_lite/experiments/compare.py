@@ -24,6 +24,8 @@ __all__ = [
     "REMOVED",
     "Comparison",
     "Outcome",
+    "acc_asr",
+    "beside",
     "compare",
     "counts",
     "current",
@@ -34,6 +36,7 @@ __all__ = [
     "origin",
     "printed",
     "published",
+    "seed_range",
     "seven",
     "success",
 ]
@@ -122,7 +125,7 @@ class Comparison:
 
 def published(entry: Published) -> Outcome:
     """The outcome of a printed cell; of × that of the network before any defence."""
-    before = _printed(entry, "no defence")
+    before = printed(entry, "no defence")
     assert before is not None and before.accuracy is not None
     assert before.attack_success_rate is not None
     if entry.accuracy is None or entry.attack_success_rate is None:
@@ -131,7 +134,7 @@ def published(entry: Published) -> Outcome:
     return Outcome(drop, entry.attack_success_rate / 100)
 
 
-def _printed(row: Published | Case, column: str) -> Published | None:
+def printed(row: Published | Case, column: str) -> Published | None:
     """The talk's cell of the same row in another column; Table 4 is Trojan WM at other rates."""
     same = (row.data, row.attack, row.rate, row.clean)
     for entry in PUBLISHED:
@@ -194,7 +197,7 @@ def _compared(
 ) -> list[Comparison]:
     compared = []
     for case, name in rows:
-        best = _printed(case, "I-BAU")
+        best = printed(case, "I-BAU")
         label, column = CONTENDERS[name]
         runs = found.get(case, {}).get(name, {})
         compared.append(
@@ -202,7 +205,7 @@ def _compared(
                 case,
                 label,
                 tuple(runs[seeds] for seeds in sorted(runs)),
-                None if column is None else _printed(case, column),
+                None if column is None else printed(case, column),
                 None if best is None else published(best),
             )
         )
@@ -217,8 +220,8 @@ def markdown(compared: Sequence[Comparison], *, missing: bool = False) -> str:
         if not each.records and not missing:
             continue
         ours = [str(each.accuracy), success(each)] if each.records else ["not run", ""]
-        told = ["" if x is None else "✓" if x else "✗" for x in (each.agrees, each.wins)]
-        rows.append([named(each.case), each.label, str(each.n), *ours, *printed(each), *told])
+        marks = ["" if x is None else "✓" if x else "✗" for x in (each.agrees, each.wins)]
+        rows.append([named(each.case), each.label, str(each.n), *ours, *_told(each), *marks])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -228,7 +231,7 @@ def success(each: Comparison) -> str:
     return f"{each.attack_success_rate}{crosses}"
 
 
-def printed(each: Comparison) -> list[str]:
+def _told(each: Comparison) -> list[str]:
     """The talk's ACC and ASR as it prints them, empty where it has none."""
     if each.talk is None:
         return ["", ""]
@@ -246,23 +249,34 @@ def matrix(compared: Sequence[Comparison]) -> str:
     rows = [["row", "n", *labels], ["---"] + ["---:"] * (len(labels) + 1)]
     for case in dict.fromkeys(each.case for each in compared):
         here = {each.label: each for each in compared if each.case == case}
-        runs = sorted({each.n for each in here.values() if each.n}) or [0]
-        count = str(runs[0]) if len(runs) == 1 else f"{runs[0]}–{runs[-1]}"
-        rows.append([named(case), count, *(_entry(here.get(label)) for label in labels)])
+        count = seed_range([each.n for each in here.values()])
+        rows.append([named(case), count, *(acc_asr(here.get(label)) for label in labels)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _entry(each: Comparison | None) -> str:
+def seed_range(counted: Iterable[int]) -> str:
+    """How many seeds the cells of a line have that were run: "3", or "1–3"."""
+    runs = sorted({n for n in counted if n}) or [0]
+    return str(runs[0]) if len(runs) == 1 else f"{runs[0]}–{runs[-1]}"
+
+
+def acc_asr(each: Comparison | None) -> str:
+    """ACC / ASR of a cell in per cent, and the talk's in brackets; — was not run."""
     if each is None:
         return ""
     ours = "—"
     if each.n:
         ours = f"{100 * each.accuracy.mean:.1f} / {100 * each.attack_success_rate.mean:.1f}"
         ours += " ×" if each.missed == each.n else ""
-    if each.talk is None:
+    return beside(ours, each.talk)
+
+
+def beside(ours: str, talk: Published | None) -> str:
+    """Ours with the talk's cell in brackets under it."""
+    if talk is None:
         return ours
-    printed = (each.talk.accuracy, each.talk.attack_success_rate)
-    return f"{ours}<br>({' / '.join('×' if x is None else f'{x:.1f}' for x in printed)})"
+    numbers = (talk.accuracy, talk.attack_success_rate)
+    return f"{ours}<br>({' / '.join('×' if x is None else f'{x:.1f}' for x in numbers)})"
 
 
 def named(case: Case) -> str:

@@ -2,7 +2,7 @@
 
 One setting of each for all attacks of a data set and all sizes of the clean set. I-BAU is there
 three times: `anchored` (on drawn signs the default), as the authors' published code, and as the
-talk's mathematics; fine-tuning sees twice as many images as `anchored`. Of the others the settings
+talk's mathematics; fine-tuning sees as many images as `anchored`. Of the others the settings
 are those of `other_defences`.
 """
 

@@ -13,10 +13,14 @@ from typing import Any, Literal
 from ibau_lite.experiments.compare import (
     Comparison,
     Outcome,
+    acc_asr,
+    beside,
     compare,
     named,
+    of_cells,
     printed,
     published,
+    seed_range,
     success,
 )
 from ibau_lite.experiments.contenders import CONTENDERS, contender
@@ -32,6 +36,7 @@ __all__ = [
     "costs",
     "disagreements",
     "drawn",
+    "on_networks",
     "prices",
     "progress",
     "rows_won",
@@ -63,6 +68,21 @@ def shown(records: Records, table: str) -> tuple[str, list[Comparison]]:
         if any(each.n for each in compared):
             break
     return profile, compared
+
+
+def on_networks(
+    records: Records, data: str, networks: Sequence[str]
+) -> tuple[str, list[Comparison]]:
+    """The profile that is shown, and every defence on these networks of a data set.
+
+    The cells are those of Tables 1, 2 and 6, defences in the order of `CONTENDERS`.
+    """
+    records = list(records)
+    tables = ["table1", "table6"] if data == "cifar10" else ["table2", "table6"]
+    profile, _ = shown(records, tables[0])
+    cells = plan(tables, profile, attacks=networks, data=[data])
+    order = list(CONTENDERS)
+    return profile, of_cells(records, sorted(cells, key=lambda cell: order.index(cell.defense)))
 
 
 def progress(records: Records, tables: Sequence[str], *, seeds: int = 3) -> str:
@@ -138,18 +158,23 @@ def verdicts(compared: Iterable[Comparison]) -> str:
 
 
 def costs(compared: Iterable[Comparison]) -> str:
-    """Each cell as Markdown, run or not: ACC, ASR and CPU seconds over seeds, and the talk's.
+    """A line a defence, a column a network, as Markdown: ACC / ASR in per cent, and CPU seconds.
 
-    × says that no trigger was found, in all runs or in some of them.
+    Means over the n seeds; the talk's are in brackets, — was not run, × found no trigger. The
+    seconds are those of the defence, averaged over its runs on these networks. The first line is
+    the network before any defence.
     """
-    rows = [["row", "defence", "n", "ACC", "ASR", "CPU s", "the talk: ACC", "ASR"]]
-    rows.append(["---"] * 2 + ["---:"] * 6)
-    for each in compared:
-        ours = ["not run", "", ""]
-        if each.n:
-            seconds = sum(record["cpu_seconds"] for record in each.records) / each.n
-            ours = [str(each.accuracy), success(each), f"{seconds:.0f}"]
-        rows.append([named(each.case), each.label, str(each.n or ""), *ours, *printed(each)])
+    compared = list(compared)
+    columns = list(dict.fromkeys(each.case for each in compared))
+    rows = [["defence", "n", *map(named, columns), "CPU s"]]
+    rows.append(["---", "---:"] + ["---:"] * len(columns) + ["---:"])
+    rows.append(["no defence", "", *(_undefended(compared, case) for case in columns), ""])
+    for label, group in _by_label(compared).items():
+        here = {each.case: each for each in group}
+        seconds = [record["cpu_seconds"] for each in group for record in each.records]
+        price = f"{sum(seconds) / len(seconds):.0f}" if seconds else ""
+        count = seed_range([each.n for each in group])
+        rows.append([label, count, *(acc_asr(here.get(case)) for case in columns), price])
     return _table(rows)
 
 
@@ -289,6 +314,14 @@ def _judged(
         for each in compared:
             if each.agrees is not None and each.talk is not None:
                 yield table, profile, each, published(each.talk)
+
+
+def _undefended(compared: Iterable[Comparison], case: Case) -> str:
+    """ACC / ASR of a network as it came, from the records, and the talk's."""
+    runs = [record["before"] for each in compared if each.case == case for record in each.records]
+    means = [spread(run[key] for run in runs).mean for key in _MEASURES] if runs else None
+    ours = "—" if means is None else " / ".join(f"{100 * mean:.1f}" for mean in means)
+    return beside(ours, printed(case, "no defence"))
 
 
 def _by_label(compared: Iterable[Comparison]) -> dict[str, list[Comparison]]:

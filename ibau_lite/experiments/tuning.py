@@ -4,7 +4,8 @@
 
 The networks are those of the zoo (profile `cpu`); BadNets, Blend and l2 inv may be looked at, the
 other attacks are kept for the tables, which confirm or refute what was chosen here. A row differs
-from `START` in what its name says, "chosen" is `IBAUConfig.anchored`. What is in the results file already is not run again.
+from `START` in what its name says, "chosen" is `IBAUConfig.anchored`. What is in the results file
+already is not run again.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import pytest
 
 from ibau_lite.experiments import evidence
 from ibau_lite.experiments.compare import compare, of_cells
+from ibau_lite.experiments.contenders import CONTENDERS
 from ibau_lite.experiments.plan import Cell, plan
 
 
@@ -70,20 +71,23 @@ def test_verdicts_start_with_the_network_and_answer_both_questions() -> None:
     assert evidence.verdicts(of_cells([], [nad])).count("\n") == 1
 
 
-def test_costs_stand_beside_the_talk_with_a_cross_where_no_trigger_was_found() -> None:
-    (nad,), (anp,) = (cells("table2", name) for name in ("nad", "anp"))
+def test_costs_have_a_line_a_defence_and_start_with_the_network() -> None:
+    (nad,), (blend,) = cells("table2", "nad"), cells("table2", "nad", "blend")
     first, second = cells("table2", "tabor", seeds=2)
+    (anp,) = cells("table2", "anp")
     done = [
         record(nad, 0.1, 0.2, cpu_seconds=9.6),
+        record(blend, 0.2, 0.1, cpu_seconds=10.6),
         record(first, 0, 0.98, found=False, cpu_seconds=10.0),
-        record(second, 0, 0.02, found=True, cpu_seconds=20.0),
+        record(second, 0, 0.02, found=False, cpu_seconds=20.0),
     ]
-    text = evidence.costs(of_cells(done, [nad, first, second, anp]))
+    text = evidence.costs(of_cells(done, [nad, blend, first, second, anp]))
+    assert text.splitlines()[0] == "| defence | n | gtsrb badnets | gtsrb blend | CPU s |"
     assert text.splitlines()[2:] == [
-        "| gtsrb badnets | NAD | 1 | 75.0 % | 20.0 % | 10 | 15.19 % | 9.08 % |",
-        "| gtsrb badnets | TABOR | 2 | 85.0 ± 0.0 % | 50.0 ± 67.9 % (× in 1) | 15 | 98.99 % "
-        "| 4.16 % |",
-        "| gtsrb badnets | ANP |  | not run |  |  |  |  |",
+        "| no defence |  | 85.0 / 99.0<br>(97.7 / 99.2) | 85.0 / 99.0<br>(97.4 / 99.9) |  |",
+        "| NAD | 1 | 75.0 / 20.0<br>(15.2 / 9.1) | 65.0 / 10.0<br>(47.7 / 18.5) | 10 |",
+        "| TABOR | 2 | 85.0 / 50.0 ×<br>(99.0 / 4.2) |  | 15 |",
+        "| ANP | 0 | — |  |  |",
     ]
 
 
@@ -175,3 +179,17 @@ def test_training_says_when_the_poison_enters_and_how_many_rounds_there_are() ->
     assert cpu.startswith("- `cpu`: ") and "on clean images, then" in cpu
     assert full.startswith("- `full`: 50 epochs with the poison.")
     assert "I-BAU released 100" in evidence.training("gtsrb").splitlines()[1]
+
+
+@pytest.mark.parametrize("data", ["cifar10", "gtsrb"])
+def test_every_defence_stands_on_the_networks_that_are_asked_for(data: str) -> None:
+    (cell,) = plan(
+        ["table1", "table2"], "cpu", only=["nad"], attacks=["blend"], data=[data], seeds=1
+    )
+    profile, compared = evidence.on_networks([record(cell, 0, 0.5)], data, ["blend", "badnets"])
+    assert profile == "cpu"
+    assert {each.case.attack for each in compared} == {"badnets", "blend"}
+    for attack in ("badnets", "blend"):
+        labels = [each.label for each in compared if each.case.attack == attack]
+        assert labels == [label for label, _ in CONTENDERS.values()]
+    assert [(each.label, each.case.attack) for each in compared if each.n] == [("NAD", "blend")]

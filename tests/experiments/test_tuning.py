@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ibau_lite.defenses import IBAUConfig
 from ibau_lite.experiments import describe, tuning
 from ibau_lite.experiments.contenders import contender
