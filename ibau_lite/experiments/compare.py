@@ -15,6 +15,7 @@ from typing import Any
 
 from ibau_lite.attacks.talk import SEVEN_TARGETS
 from ibau_lite.experiments.contenders import CONTENDERS
+from ibau_lite.experiments.grid import grid
 from ibau_lite.experiments.plan import TABLES, Case, Cell, cases, contestants, plan
 from ibau_lite.experiments.published import PUBLISHED, Published
 from ibau_lite.metrics import Spread, spread
@@ -222,7 +223,7 @@ def markdown(compared: Sequence[Comparison], *, missing: bool = False) -> str:
         ours = [str(each.accuracy), success(each)] if each.records else ["not run", ""]
         marks = ["" if x is None else "✓" if x else "✗" for x in (each.agrees, each.wins)]
         rows.append([named(each.case), each.label, str(each.n), *ours, *_told(each), *marks])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return grid(rows)
 
 
 def success(each: Comparison) -> str:
@@ -251,7 +252,7 @@ def matrix(compared: Sequence[Comparison]) -> str:
         here = {each.label: each for each in compared if each.case == case}
         count = seed_range([each.n for each in here.values()])
         rows.append([named(case), count, *(acc_asr(here.get(label)) for label in labels)])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return grid(rows)
 
 
 def seed_range(counted: Iterable[int]) -> str:
@@ -307,7 +308,7 @@ def counts(
         won = [each.wins for each in compared if each.label == "I-BAU" and each.wins is not None]
         told = (f"{sum(answers)} of {len(answers)}" for answers in (agree, won))
         rows.append([table, str(len(keys)), str(len(keys & done)), str(failed), *told])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return grid(rows)
 
 
 def origin(records: Iterable[Mapping[str, Any]]) -> str:
@@ -341,4 +342,4 @@ def seven(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str:
             ours = spread(r["by_pair"][f"every class → {target}"] for r in each.records)
             row.append(f"{ours}" + (f" ({theirs[trigger]:g} %)" if trigger in theirs else ""))
         rows.append(row)
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return grid(rows)

@@ -26,6 +26,7 @@ from ibau_lite.experiments.compare import (
 from ibau_lite.experiments.contenders import CONTENDERS, contender
 from ibau_lite.experiments.courses import course
 from ibau_lite.experiments.first_run import experiments
+from ibau_lite.experiments.grid import grid
 from ibau_lite.experiments.plan import TABLES, Case, plan
 from ibau_lite.metrics import spread
 
@@ -112,7 +113,7 @@ def progress(records: Records, tables: Sequence[str], *, seeds: int = 3) -> str:
             finished += count
             told = (len(keys), count, len(keys & failed), others)
             rows.append([table, profile, *map(str, told)])
-    text = _table(rows)
+    text = grid(rows)
     if not finished:
         text += "\n\n**Nothing is recorded yet**: the talk's numbers stand alone below."
     command = f"python -m ibau_lite reproduce {' '.join(tables)} --profile cpu --seeds {seeds}"
@@ -154,7 +155,7 @@ def verdicts(compared: Iterable[Comparison]) -> str:
         row = [named(each.case), each.label, str(each.n), str(each.accuracy)]
         row += [_points(each.ours.drop), success(each)]
         rows.append([*row, _mark(each.ours.removed), _mark(each.ours.kept)])
-    return _table(rows)
+    return grid(rows)
 
 
 def costs(compared: Iterable[Comparison]) -> str:
@@ -175,7 +176,7 @@ def costs(compared: Iterable[Comparison]) -> str:
         price = f"{sum(seconds) / len(seconds):.0f}" if seconds else ""
         count = seed_range([each.n for each in group])
         rows.append([label, count, *(acc_asr(here.get(case)) for case in columns), price])
-    return _table(rows)
+    return grid(rows)
 
 
 def summary(compared: Iterable[Comparison]) -> str:
@@ -198,7 +199,7 @@ def summary(compared: Iterable[Comparison]) -> str:
         row += [f"{_both(theirs)} of {len(theirs)}" if theirs else ""]
         row += [f"{sum(agree)} of {len(agree)}" if agree else ""]
         rows.append(row)
-    return _table(rows)
+    return grid(rows)
 
 
 def rows_won(compared: Iterable[Comparison]) -> str:
@@ -255,7 +256,7 @@ def disagreements(records: Records, tables: Sequence[str] = COMPARED) -> str:
         return "No cell is recorded yet that the talk has, too."
     if len(rows) == 2:
         return f"None: all {judged} cells that both have give the same answers."
-    return f"{len(rows) - 2} of the {judged} cells that both have:\n\n{_table(rows)}"
+    return f"{len(rows) - 2} of the {judged} cells that both have:\n\n{grid(rows)}"
 
 
 def prices(
@@ -358,7 +359,3 @@ def _pair(outcome: Outcome | None) -> tuple[float, float] | None:
 
 def _mark(answer: bool) -> str:
     return "✓" if answer else "✗"
-
-
-def _table(rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

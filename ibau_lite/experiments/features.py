@@ -17,6 +17,7 @@ from typing import Any
 
 from ibau_lite.experiments.compare import KEPT, Comparison, Outcome, compare, published
 from ibau_lite.experiments.contenders import CONTENDERS
+from ibau_lite.experiments.grid import grid
 from ibau_lite.experiments.published import FEATURES, PUBLISHED
 
 __all__ = ["RULES", "derive", "markdown", "of_the_talk"]
@@ -126,7 +127,7 @@ def markdown(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str
                 f"{_mark(answers[feature])}" + ("" if theirs is None else f" ({_mark(theirs)})")
             )
         rows.append(row)
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return grid(rows)
 
 
 def _mark(answer: Answer) -> str:

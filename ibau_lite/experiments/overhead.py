@@ -14,6 +14,7 @@ from typing import Any
 
 from ibau_lite.experiments.compare import REMOVED, Comparison, compare
 from ibau_lite.experiments.contenders import CONTENDERS
+from ibau_lite.experiments.grid import grid
 from ibau_lite.experiments.published import SECONDS
 
 __all__ = ["effective", "markdown"]
@@ -59,7 +60,7 @@ def markdown(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str
             else ["", ""]
         )
         rows.append(row)
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return grid(rows)
 
 
 def _alone(group: Iterable[Comparison]) -> tuple[list[Mapping[str, Any]], bool]:

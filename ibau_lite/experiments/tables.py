@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ibau_lite.experiments.grid import grid
 from ibau_lite.experiments.published import one_trigger
 from ibau_lite.metrics import Spread, spread
 
@@ -62,7 +63,7 @@ def markdown(lines: Sequence[Line], *, talk: bool = True) -> str:
         row = [f"{line.data} ({line.profile})", line.label]
         row += [str(line.accuracy), str(line.attack_success_rate), seconds, str(line.n)]
         rows.append(row + (_in_the_talk(line) if talk else []))
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return grid(rows)
 
 
 def side_by_side(records: Sequence[Mapping[str, Any]]) -> str:
@@ -90,7 +91,7 @@ def side_by_side(records: Sequence[Mapping[str, Any]]) -> str:
             row += [str(found[0].attack_success_rate) if found else ""]
             row += [f"{sum(cost) / len(cost):.0f}" if cost else ""]
         rows.append(row)
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return grid(rows)
 
 
 def _line(

@@ -19,6 +19,7 @@ from typing import Any
 
 from ibau_lite.defenses import IBAUConfig
 from ibau_lite.experiments.cells import describe, line, run
+from ibau_lite.experiments.grid import grid
 from ibau_lite.experiments.records import read
 from ibau_lite.experiments.zoo import Zoo
 from ibau_lite.metrics import evaluate, spread
@@ -97,7 +98,7 @@ def table(records: Iterable[Mapping[str, Any]], data: str) -> str:
             shown += [f"{100 * sum(drop) / len(drop):+.1f}" if runs else "", str(success)]
         costs = [run["cpu_seconds"] for runs in of_row.values() for run in runs.values()]
         rows.append([*shown, f"{sum(costs) / len(costs):.0f}"])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return grid(rows)
 
 
 def _same(record: Mapping[str, Any], settings: IBAUConfig) -> bool:

@@ -29,6 +29,7 @@ from ibau_lite.attacks.talk import COMPUTED, ONE_TARGET, SEVEN_TARGETS
 from ibau_lite.data import Dataset, cache
 from ibau_lite.experiments import first_run
 from ibau_lite.experiments.courses import course
+from ibau_lite.experiments.grid import grid
 from ibau_lite.experiments.records import append, fingerprint, key_of, provenance, read
 from ibau_lite.experiments.shipping import (
     SHIPPED,
@@ -278,7 +279,7 @@ def table(records: Iterable[Mapping[str, Any]]) -> str:
         rows.append(
             [f"{data} ({profile})", network, str(len(by_seed)), *shown, *(talk or ["", ""])]
         )
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return grid(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
