@@ -14,7 +14,7 @@ from ibau_lite.attacks import badnets
 from ibau_lite.data import Labelled
 from ibau_lite.defenses import FineTuningConfig, IBAUConfig, fine_tuning, ibau
 from ibau_lite.metrics import evaluate
-from ibau_lite.minimax import Ascent, Ball
+from ibau_lite.minimax import Aimed, Ascent, Ball, OnePass, Risk, Scouted
 from ibau_lite.solvers import conjugate_gradient
 from ibau_lite.training import Recipe, fit
 
@@ -43,6 +43,18 @@ BRIEF = IBAUConfig(rounds=2, ball=Ball(1.0), inner=Ascent(2), batch_size=8, impl
 def test_settings_that_make_no_sense_are_refused(setting, says):
     with pytest.raises(ValueError, match=says):
         IBAUConfig(**setting)
+
+
+@pytest.mark.parametrize(
+    "inner", [Ascent(2), Scouted(Ascent(2)), Aimed(Ascent(2), images=4), OnePass(1.0)]
+)
+def test_delta_is_what_the_search_finds_on_the_network_as_it_came(model, clean, inner):
+    config = replace(BRIEF, rounds=1, inner=inner, inner_images=None)
+    found = ibau(model, clean, config=config)
+    risk = Risk(model.eval(), clean.images, clean.labels)
+    alone = inner(risk, dict(model.named_parameters()), config.ball)
+    torch.testing.assert_close(found.details["delta"], alone.delta, rtol=1e-3, atol=1e-4)
+    assert found.history[0]["value"] == pytest.approx(alone.value, rel=1e-4)
 
 
 def test_the_history_says_what_was_found_and_followed(model, clean):
