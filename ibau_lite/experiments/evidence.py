@@ -53,6 +53,7 @@ COMPARED = TABLES[:-1]
 _REAL = ("full", "cpu")
 _FINE_TUNING = CONTENDERS["ft"][0]
 _MARGIN = 0.05
+_SEVERAL = ("all_to_all", "seven_to_seven")
 _MEASURES = ("accuracy", "attack_success_rate")
 
 Records = Iterable[Mapping[str, Any]]
@@ -128,6 +129,11 @@ def training(data: str) -> str:
         (trained,) = (each for each in experiments(profile) if each.data == data)
         lessons = course(trained, profile)
         epochs = f"{lessons.poisoned.epochs} epochs with the poison"
+        others = {name: course(trained, profile, name).poisoned.epochs for name in _SEVERAL}
+        longer = {name: count for name, count in others.items() if count > lessons.poisoned.epochs}
+        if longer:
+            told = ", ".join(f"{name} {count}" for name, count in longer.items())
+            epochs += f" ({told})"
         if lessons.clean is not None:
             epochs = f"{lessons.clean.epochs} epochs on clean images, then {epochs}"
         rounds = ", ".join(

@@ -11,25 +11,41 @@ import torch
 from ibau_lite.attacks import badnets, control
 from ibau_lite.data import Dataset
 from ibau_lite.experiments import first_run, victim
-from ibau_lite.experiments.courses import course
+from ibau_lite.experiments.courses import Course, course
 from ibau_lite.models import small_cnn
 from ibau_lite.training import Recipe
 
 
-def test_the_poison_enters_with_the_second_cycle_on_cifar10_in_profile_cpu_only() -> None:
-    for profile in first_run.PROFILES:
-        for experiment in first_run.experiments(profile):
-            lessons = course(experiment, profile)
-            if (experiment.data, profile) != ("cifar10", "cpu"):
-                assert lessons.clean is None
-                assert replace(lessons.poisoned, precision="float32") == experiment.recipe
-                continue
-            assert lessons.clean is not None
-            # As long as one training of `first_run`, and otherwise alike.
-            together = lessons.clean.epochs + lessons.poisoned.epochs
-            assert together == experiment.recipe.epochs
-            assert lessons.poisoned.lr == experiment.recipe.lr / 2
-            assert lessons.clean.flip == lessons.poisoned.flip == experiment.recipe.flip
+def known(profile: str) -> dict[str, first_run.Experiment]:
+    return {experiment.data: experiment for experiment in first_run.experiments(profile)}
+
+
+def test_the_poison_enters_with_a_second_cycle_on_cifar10_in_profile_cpu() -> None:
+    experiment = known("cpu")["cifar10"]
+    lessons, usual = course(experiment, "cpu"), experiment.recipe
+    assert lessons.clean is not None
+    # As long as one training of `first_run`, and otherwise alike.
+    assert lessons.clean.epochs + lessons.poisoned.epochs == usual.epochs
+    assert lessons.poisoned.lr == usual.lr / 2
+    assert lessons.clean.flip == lessons.poisoned.flip == usual.flip
+    for attack in ("all_to_all", "seven_to_seven"):  # a label for each class takes longer
+        harder = course(experiment, "cpu", attack)
+        assert harder.clean == lessons.clean and harder.poisoned.lr == usual.lr
+        assert harder.poisoned.epochs > 2 * lessons.poisoned.epochs
+
+
+def test_gtsrb_is_poisoned_from_the_first_step_for_twice_the_time() -> None:
+    experiment = known("cpu")["gtsrb"]
+    lessons, usual = course(experiment, "cpu"), experiment.recipe
+    assert lessons.clean is None and lessons.poisoned.epochs == 2 * usual.epochs
+    assert replace(lessons.poisoned, precision="float32", epochs=usual.epochs) == usual
+    assert course(experiment, "cpu", "all_to_all") == lessons
+
+
+def test_other_profiles_train_by_the_recipe_of_the_experiment() -> None:
+    for profile in ("smoke", "full"):
+        for experiment in known(profile).values():
+            assert course(experiment, profile) == Course(None, experiment.recipe)
 
 
 def test_training_goes_on_from_the_start(dataset: Dataset, tmp_path: Path) -> None:
