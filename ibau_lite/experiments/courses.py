@@ -23,7 +23,7 @@ class Course:
 
 _CYCLES = {"cifar10": (12, 4)}
 _HARDER = {"all_to_all": 20, "seven_to_seven": 10}
-_EPOCHS = {"gtsrb": 12}
+_FROM_STEP_1 = {"gtsrb": {"all_to_all": 6, "": 12}}
 
 
 def course(experiment: Experiment, profile: str, attack: str = "") -> Course:
@@ -36,13 +36,14 @@ def course(experiment: Experiment, profile: str, attack: str = "") -> Course:
     On GTSRB that fails: a network that is sure of itself (98.5 % after a clean cycle) is torn by
     images that contradict it, and two more epochs leave it at 88.5 %. Its networks are poisoned
     from step 1, and the poison takes twice the time: BadNets has ACC 96.0 % after 6 epochs, 96.7 %
-    after a second cycle of 6, and 97.6 % after 12 in one cycle.
+    after a second cycle of 6, and 97.6 % after 12 in one cycle. All-to-all has 98.1 % after 6.
     """
     if profile != "cpu":
         return Course(None, experiment.recipe)
     recipe = replace(experiment.recipe, precision="auto")
     if experiment.data not in _CYCLES:
-        return Course(None, replace(recipe, epochs=_EPOCHS.get(experiment.data, recipe.epochs)))
+        epochs = _FROM_STEP_1.get(experiment.data, {"": recipe.epochs})
+        return Course(None, replace(recipe, epochs=epochs.get(attack, epochs[""])))
     first, second = _CYCLES[experiment.data]
     clean = replace(recipe, epochs=first)
     if attack in _HARDER:

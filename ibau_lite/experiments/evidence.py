@@ -130,10 +130,8 @@ def training(data: str) -> str:
         lessons = course(trained, profile)
         epochs = f"{lessons.poisoned.epochs} epochs with the poison"
         others = {name: course(trained, profile, name).poisoned.epochs for name in _SEVERAL}
-        longer = {name: count for name, count in others.items() if count > lessons.poisoned.epochs}
-        if longer:
-            told = ", ".join(f"{name} {count}" for name, count in longer.items())
-            epochs += f" ({told})"
+        told = [f"{name} {n}" for name, n in others.items() if n != lessons.poisoned.epochs]
+        epochs += f" ({', '.join(told)})" if told else ""
         if lessons.clean is not None:
             epochs = f"{lessons.clean.epochs} epochs on clean images, then {epochs}"
         rounds = ", ".join(
