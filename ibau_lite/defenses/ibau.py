@@ -37,7 +37,7 @@ from ibau_lite.defenses.protocol import (
 from ibau_lite.folding import fold_batchnorm
 from ibau_lite.hypergrad import Constraint, Hypergradient, L2Ball, LinfBall, Solver, hypergradient
 from ibau_lite.metrics import predict
-from ibau_lite.minimax import Aimed, Ascent, Ball, Maximum, OnePass, Risk, Scouted
+from ibau_lite.minimax import Aimed, Ascent, Ball, Maximum, OnePass, Risk, Scouted, Search
 from ibau_lite.solvers import fixed_point, minres
 from ibau_lite.training import augment, reshuffled
 
@@ -81,7 +81,7 @@ class IBAUConfig:
     penalty: float = 0.0
     clamp: bool = False
     inner_labels: str = "true"
-    inner: Ascent | Scouted | Aimed | OnePass = Scouted(Ascent(8))
+    inner: Search = Scouted(Ascent(8))
     inner_images: int | None = 200
     outer_images: int | None = None
     batch_size: int = 50

@@ -80,9 +80,8 @@ def on_networks(
     The cells are those of Tables 1, 2 and 6, defences in the order of `CONTENDERS`.
     """
     records = list(records)
-    tables = ["table1", "table6"] if data == "cifar10" else ["table2", "table6"]
-    profile, _ = shown(records, tables[0])
-    cells = plan(tables, profile, attacks=networks, data=[data])
+    profile, _ = shown(records, "table1" if data == "cifar10" else "table2")
+    cells = plan(["table1", "table2", "table6"], profile, attacks=networks, data=[data])
     order = list(CONTENDERS)
     return profile, of_cells(records, sorted(cells, key=lambda cell: order.index(cell.defense)))
 

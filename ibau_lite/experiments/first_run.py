@@ -24,7 +24,7 @@ from ibau_lite.data import Dataset, load
 from ibau_lite.defenses import FineTuningConfig, IBAUConfig
 from ibau_lite.experiments.cells import line, run
 from ibau_lite.experiments.victims import Victim, victim
-from ibau_lite.minimax import Aimed, Ascent, OnePass, Scouted
+from ibau_lite.minimax import Ascent, Search
 from ibau_lite.models import small_cnn, small_vgg
 from ibau_lite.training import Recipe
 
@@ -128,7 +128,7 @@ def experiments(profile: str = "smoke") -> tuple[Experiment, ...]:
 def _rows(
     rounds: int,
     *,
-    inner: Ascent | Scouted | Aimed | OnePass = _RECORDED,
+    inner: Search = _RECORDED,
     flip: bool = False,
     gtsrb: bool = False,
 ) -> tuple[Row, ...]:

@@ -12,4 +12,7 @@ from ibau_lite.minimax.one_pass import OnePass
 from ibau_lite.minimax.risk import Risk
 from ibau_lite.minimax.scouted import Scouted
 
-__all__ = ["Aimed", "Ascent", "Ball", "Maximum", "OnePass", "Risk", "Scouted"]
+__all__ = ["Aimed", "Ascent", "Ball", "Maximum", "OnePass", "Risk", "Scouted", "Search"]
+
+Search = Ascent | Scouted | Aimed | OnePass
+"""What looks for the worst δ: `search(risk, theta, ball, start=None) -> Maximum`."""
