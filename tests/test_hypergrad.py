@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ibau_lite.hypergrad import (
     GradientGraph,
+    InSubspace,
     L2Ball,
     LinfBall,
     Sphere,
@@ -114,20 +115,20 @@ def gradient(function, d, theta):
 
 def newton_on_sphere(function, theta, radius, start):
     """The maximiser over ‖δ‖ = radius: projected ascent, then Newton on the KKT equations."""
-    d = radius * start / start.norm()
+    n, d = len(start), radius * start / start.norm()
     for _ in range(40):
         d = d + 0.05 * gradient(function, d, theta)
         d = radius * d / d.norm()
     multiplier = gradient(function, d, theta) @ d / radius**2
     for _ in range(5):
-        kkt = torch.zeros(D + 1, D + 1).double()
-        kkt[:D, :D] = torch.autograd.functional.hessian(lambda v: function(v, theta), d)
-        kkt[:D, :D] -= multiplier * torch.eye(D).double()
-        kkt[:D, D], kkt[D, :D] = -d, -d
+        kkt = torch.zeros(n + 1, n + 1).double()
+        kkt[:n, :n] = torch.autograd.functional.hessian(lambda v: function(v, theta), d)
+        kkt[:n, :n] -= multiplier * torch.eye(n).double()
+        kkt[:n, n], kkt[n, :n] = -d, -d
         stationarity = gradient(function, d, theta) - multiplier * d
         miss = torch.cat([stationarity, ((radius**2 - d @ d) / 2).reshape(1)])
         step = torch.linalg.solve(kkt, -miss)
-        d, multiplier = d + step[:D], multiplier + step[D]
+        d, multiplier = d + step[:n], multiplier + step[n]
     assert miss.norm() < 1e-12
     return d
 
@@ -398,6 +399,33 @@ def test_linf_ball_holds_the_coordinates_at_the_bound():
     for name in m.theta:
         close(jacobian[name], together[name][:D], 1e-7)
         close(h.total[name], together[name][D], 1e-7)
+
+
+@pytest.mark.parametrize("radius", [None, 0.01], ids=["free", "on the sphere"])
+def test_in_a_subspace_it_is_the_problem_of_fewer_variables(radius):
+    """δ = B z with an orthonormal B [D × 2]: the same derivatives as the problem in z alone."""
+    m = Smooth()
+    basis = torch.linalg.qr(randn(D, 2, seed=9)).Q
+    inner, outer = (lambda z, t, f=f: f(basis @ z, t) for f in (m.inner, m.outer))
+    if radius is None:
+        z = torch.zeros(2).double()
+        for _ in range(6):
+            curvature = torch.autograd.functional.hessian(lambda v: inner(v, m.theta), z)
+            z = z - torch.linalg.solve(curvature, gradient(inner, z, m.theta))
+    else:
+        z = newton_on_sphere(inner, m.theta, radius, torch.ones(2).double())
+        assert gradient(inner, z, m.theta) @ z > 0  # the bound is active
+    ball = None if radius is None else L2Ball(radius)
+    within = InSubspace(lambda v: basis @ (basis.T @ v), ball)
+    few = hypergradient(outer, inner, z, m.theta, solver=EXACT, constraint=ball)
+    ours = hypergradient(
+        m.outer, m.inner, basis @ z, m.theta, solver=EXACT, constraint=within
+    )
+    for name in m.theta:
+        close(ours.total[name], few.total[name])
+    assert max(v.abs().max() for v in few.indirect.values()) > 1e-4
+    elsewhere = hypergradient(m.outer, m.inner, basis @ z, m.theta, solver=EXACT, constraint=ball)
+    assert (elsewhere.total["w"] - ours.total["w"]).norm() > 1e-4  # without V it is not that
 
 
 def test_constraint_refusals():

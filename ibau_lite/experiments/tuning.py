@@ -23,7 +23,7 @@ from ibau_lite.experiments.grid import grid
 from ibau_lite.experiments.records import read
 from ibau_lite.experiments.zoo import Zoo
 from ibau_lite.metrics import evaluate, spread
-from ibau_lite.minimax import Aimed, Ascent, Ball, Scouted
+from ibau_lite.minimax import Aimed, AimedUnion, Ascent, Ball, Scouted
 from ibau_lite.solvers import minres
 
 __all__ = ["ATTACKS", "ROWS", "START", "main", "recipe", "table"]
@@ -40,7 +40,8 @@ _KEPT: dict[str, Any] = {"anchor": 0.9, "stamped": 0.2}
 _PARTS: dict[str, Any] = {**_KEPT, "batch_size": 100, "inner": Scouted()}
 _AIMED: dict[str, Any] = {**_PARTS, "inner": Aimed()}
 _LIGHTER: dict[str, Any] = {**_AIMED, "stamped": 0.1}
-_CHOSEN: dict[str, Any] = {**_LIGHTER, "outer_images": 10_000}
+_LONGER: dict[str, Any] = {**_LIGHTER, "outer_images": 10_000}
+_CHOSEN: dict[str, Any] = {**_LONGER, "inner": AimedUnion(), "stamped": 0.5}
 
 ROWS: dict[str, dict[str, Any]] = {
     "start": {},
@@ -64,6 +65,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "B, 2 products": {**_PARTS, **_PRODUCTS},
     "C: B, aimed instead of parts": _AIMED,
     "C, 10 % stamped": _LIGHTER,
+    "D: C, 10 % stamped, 10,000 images": _LONGER,
+    "D, 2 products": {**_LONGER, **_PRODUCTS},
+    "D, 50 % stamped": {**_LONGER, "stamped": 0.5},
     "chosen, naive": _CHOSEN,
     "chosen": {**_CHOSEN, **_PRODUCTS},
 }  # fmt: skip

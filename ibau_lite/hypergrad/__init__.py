@@ -7,7 +7,7 @@ B = ∇²₂₁ inner [p × d] and g = ∇₁ outer [d], at an interior stationa
     ∇δ(θ) = -A⁻¹ Bᵀ,      ∇ψ(θ) = ∇₂ outer - B A⁻¹ g      for ψ(θ) = outer(δ(θ), θ),
 
 and with an active constraint A - λI on the tangent space takes the place of A (`Sphere`, `L2Ball`,
-`LinfBall`).
+`LinfBall`, `InSubspace`).
 
 ======================== ==========================================================================
 `hypergradient`          direct and indirect term of ∇ψ, by K products with A
@@ -24,7 +24,14 @@ and with an active constraint A - λI on the tangent space takes the place of A 
 
 from __future__ import annotations
 
-from ibau_lite.hypergrad._constraints import Constraint, L2Ball, LinfBall, Sphere, Tangent
+from ibau_lite.hypergrad._constraints import (
+    Constraint,
+    InSubspace,
+    L2Ball,
+    LinfBall,
+    Sphere,
+    Tangent,
+)
 from ibau_lite.hypergrad._gauss_newton import gauss_newton
 from ibau_lite.hypergrad._gradient_graph import GradientGraph, Objective, Parameters
 from ibau_lite.hypergrad._hypergradient import Hypergradient, hypergradient
@@ -43,6 +50,7 @@ __all__ = [
     "GradientGraph",
     "Hypergradient",
     "ImplicitSystem",
+    "InSubspace",
     "L2Ball",
     "LinfBall",
     "Objective",

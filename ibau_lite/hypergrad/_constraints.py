@@ -107,6 +107,25 @@ class LinfBall:
         return Tangent(project=lambda v: torch.where(held, 0.0, v), multiplier=0.0)
 
 
+@dataclass(frozen=True, eq=False)
+class InSubspace:
+    """δ ∈ V = range(P), and within V where `constraint` lets it move (anywhere, if None).
+
+    `subspace` is the orthogonal projection v -> P v. The tangent space is that of the constraint
+    for the gradient P ∇₁ f, met with V: for the ball and its sphere, which hold P δ where they hold
+    δ ∈ V, the two projectors commute. (A box does so for a V that is spanned by coordinates only.)
+    """
+
+    subspace: Callable[[Tensor], Tensor]
+    constraint: Constraint | None = None
+
+    def tangent(self, delta: Tensor, gradient: Tensor) -> Tangent:
+        within = INTERIOR
+        if self.constraint is not None:
+            within = self.constraint.tangent(delta, self.subspace(gradient))
+        return Tangent(lambda v: self.subspace(within.project(v)), within.multiplier)
+
+
 def _check_radius(radius: float) -> None:
     if not (radius > 0 and math.isfinite(radius)):
         raise ValueError(f"radius = {radius!r}; expected a finite number > 0")

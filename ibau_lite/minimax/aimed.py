@@ -13,7 +13,7 @@ from ibau_lite.minimax.ascent import Ascent, Maximum, starting_point
 from ibau_lite.minimax.ball import Ball
 from ibau_lite.minimax.risk import Risk
 
-__all__ = ["Aimed"]
+__all__ = ["Aimed", "Toward", "classes"]
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,8 @@ class Aimed:
         fixed = {name: parameter.detach() for name, parameter in theta.items()}
         part = risk.subset(slice(self.images))
         scouts: list[tuple[float, Tensor]] = []
-        for label in range(_classes(risk, fixed)):
-            labels = torch.full((len(part),), label, device=part.labels.device)
-            toward = _Toward(replace(part, labels=labels, penalty=0.0))
-            delta = self.climb(toward, theta, ball, start).delta
+        for label in range(classes(risk, fixed)):
+            delta = self.climb(Toward.of(part, label), theta, ball, start).delta
             with torch.no_grad():
                 value = sum(weight * float(p(delta, fixed)) for weight, p in risk.chunks())
             scouts.append((value, delta))
@@ -68,10 +66,16 @@ class Aimed:
 
 
 @dataclass(frozen=True, eq=False)
-class _Toward:
+class Toward:
     """−H, for a risk whose labels are all the class that is aimed at."""
 
     risk: Risk
+
+    @classmethod
+    def of(cls, risk: Risk, label: int) -> Toward:
+        """Toward the class `label` with the images of a risk; its penalty is left out."""
+        labels = torch.full((len(risk),), label, device=risk.labels.device)
+        return cls(replace(risk, labels=labels, penalty=0.0))
 
     @property
     def images(self) -> Tensor:
@@ -84,7 +88,7 @@ class _Toward:
         return -value, -gradient
 
 
-def _classes(risk: Risk, theta: Mapping[str, Tensor]) -> int:
+def classes(risk: Risk, theta: Mapping[str, Tensor]) -> int:
     """How many classes the model tells apart."""
     like = starting_point(risk, theta, None)
     with torch.no_grad():

@@ -10,9 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ibau_lite.minimax.ball import Ball
-
-__all__ = ["Ascent", "Maximum", "Objective", "starting_point"]
+__all__ = ["Ascent", "Maximum", "Objective", "Region", "starting_point"]
 
 
 class Objective(Protocol):
@@ -28,6 +26,26 @@ class Objective(Protocol):
         """The value at (δ, θ), a scalar, and its gradient in δ."""
 
 
+class Region(Protocol):
+    """A convex set of δ around zero, as an ascent needs it: `Ball` and its kin."""
+
+    @property
+    def radius(self) -> float:
+        """The largest length in it."""
+
+    def length(self, delta: Tensor) -> Tensor:
+        """‖δ‖, a scalar."""
+
+    def project(self, delta: Tensor) -> Tensor:
+        """The nearest point of the set."""
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The direction of a step, of length 1 (0 where nothing climbs)."""
+
+    def dual(self, gradient: Tensor) -> Tensor:
+        """max ⟨u, g⟩ over the set's u of length at most 1."""
+
+
 @dataclass(frozen=True, eq=False)
 class Maximum:
     """What an inner maximisation found.
@@ -36,7 +54,7 @@ class Maximum:
     of the climb that found it; `gap` is max_{‖z‖ ≤ C_δ} ⟨∇₁H, z − δ⟩ ≥ max H − H(δ) wherever H is
     concave (see `Ascent`), and a measure of stationarity elsewhere: 0 exactly at points that
     satisfy the first-order conditions. `climbs` are the best values of all climbs, one a start:
-    where they differ, H has several hills.
+    where they differ, H has several hills. `region` is the set that was searched.
     """
 
     delta: Tensor = field(repr=False)
@@ -44,6 +62,7 @@ class Maximum:
     values: Tensor = field(repr=False)
     gap: float
     climbs: tuple[float, ...] = ()
+    region: Region | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +105,7 @@ class Ascent:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
 
     def __call__(
-        self, risk: Objective, theta: Mapping[str, Tensor], ball: Ball, start: Tensor | None = None
+        self, risk: Objective, theta: Mapping[str, Tensor], ball: Region, start: Tensor | None = None
     ) -> Maximum:
         """Climb from every start (`start`, or zero, is the first) and return the best point seen.
 
@@ -115,7 +134,7 @@ class Ascent:
         return replace(best, climbs=tuple(climb.value for climb in finite))
 
     def _climb(
-        self, risk: Objective, theta: Mapping[str, Tensor], ball: Ball, delta: Tensor
+        self, risk: Objective, theta: Mapping[str, Tensor], ball: Region, delta: Tensor
     ) -> Maximum | None:
         """One climb; None if H was finite nowhere on it."""
         values: list[Tensor] = []
@@ -134,9 +153,8 @@ class Ascent:
         if best is None:
             return None
         value, delta, gradient = best
-        dual = gradient.abs().sum() if ball.norm == "linf" else ball.length(gradient)
-        gap = ball.radius * dual - (gradient * delta).sum()
-        return Maximum(delta, float(value), torch.stack(values), float(gap))
+        gap = ball.radius * ball.dual(gradient) - (gradient * delta).sum()
+        return Maximum(delta, float(value), torch.stack(values), float(gap), region=ball)
 
 
 def starting_point(risk: Objective, theta: Mapping[str, Tensor], start: Tensor | None) -> Tensor:

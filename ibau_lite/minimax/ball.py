@@ -47,3 +47,9 @@ class Ball:
         tiny = torch.finfo(gradient.dtype).tiny
         scaled = gradient / gradient.abs().amax().clamp_min(tiny)
         return scaled / self.length(scaled).clamp_min(tiny)
+
+    def dual(self, gradient: Tensor) -> Tensor:
+        """‖g‖_* = max_{‖u‖ ≤ 1} ⟨u, g⟩, a scalar."""
+        if self.norm == "linf":
+            return gradient.abs().sum()
+        return torch.linalg.vector_norm(gradient)

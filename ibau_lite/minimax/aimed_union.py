@@ -1,0 +1,103 @@
+"""A search in several sets at once, all aimed at one class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from ibau_lite.minimax.aimed import Toward, classes
+from ibau_lite.minimax.ascent import Ascent, Maximum, Objective, Region
+from ibau_lite.minimax.ball import Ball
+from ibau_lite.minimax.risk import Risk
+from ibau_lite.minimax.sparse import SparseBall
+from ibau_lite.minimax.subspaces import Blocks, Within, windows
+
+__all__ = ["AimedUnion"]
+
+
+@dataclass(frozen=True)
+class AimedUnion:
+    r"""Find the class by sparse δ, then several δ that lead to it: one or two for each set.
+
+    What a trigger looks like is not known: spread over the image, smooth, or a patch. In the ball
+    alone the largest H may belong to a δ of another class, to which any network can be led, and a
+    patch of a larger norm is not in it. So
+
+    1. for every class k a scout climbs −L(f(x + δ), k) in the ball of sparse δ; the aim is the
+       class whose scout ends with the largest H on all images.
+    2. in each of three sets, the `ball`, its δ that are constant on `blocks`, and the δ inside a
+       window of half the image's side with ‖δ‖ ≤ `patch` (of nine windows that where the aim
+       succeeds best), two δ are sought: toward the aim and then by H from there, and by H alone. Of the latter
+       only those are kept that lead most images to the aim.
+
+    Returns all of them, as a tuple of `Maximum`, for a defence that takes one after the other, the average
+    over a union of perturbation sets. All climbs but the second toward the aim see the
+    first `images` images only. The `climbs` are H at the scouts' points, class by class.
+
+    Raises `ValueError` for less than one image. Warns and raises as `Ascent` does.
+    Source: Wang et al. 2019 (a trigger for every class); Tramèr and Boneh 2019, Maini et al. 2020
+    (training against a union of perturbation sets).
+    """
+
+    climb: Ascent = Ascent(8)
+    images: int = 50
+    scouts: SparseBall = SparseBall(50.0)
+    blocks: int = 2
+    patch: float = 6.0
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise ValueError(f"images must be at least 1, got {self.images}")
+        Blocks(self.blocks), Ball(self.patch)  # refuse what they refuse
+
+    def __call__(
+        self, risk: Risk, theta: Mapping[str, Tensor], ball: Ball, start: Tensor | None = None
+    ) -> tuple[Maximum, ...]:
+        """All climbs leave from `start` (zero by default), brought into the set that they are in."""
+        fixed = {name: parameter.detach() for name, parameter in theta.items()}
+        part = risk.subset(slice(self.images))
+
+        def climb(objective: Objective, region: Region, at: Tensor | None = start) -> Maximum:
+            return self.climb(objective, theta, region, at)
+
+        def height(delta: Tensor) -> float:
+            with torch.no_grad():
+                return sum(weight * float(p(delta, fixed)) for weight, p in risk.chunks())
+
+        ways = [Toward.of(part, label) for label in range(classes(risk, fixed))]
+        heights = [height(climb(way, self.scouts).delta) for way in ways]
+        aim = max(range(len(ways)), key=heights.__getitem__)
+        toward = ways[aim]
+        found = []
+        for region in self._regions(ball, risk.images.shape[1:], toward, climb, height):
+            found.append(climb(risk, region, climb(toward, region).delta))
+            away = climb(part, region)
+            if _leads_to(risk, fixed, away.delta) == aim:
+                found.append(away)
+        return tuple(replace(maximum, climbs=tuple(heights)) for maximum in found)
+
+    def _regions(
+        self,
+        ball: Ball,
+        shape: torch.Size,
+        toward: Objective,
+        climb: Callable[[Objective, Region], Maximum],
+        height: Callable[[Tensor], float],
+    ) -> tuple[Region, ...]:
+        patches = [Within(Ball(self.patch), window) for window in windows(shape)]
+        best = max(patches, key=lambda patch: height(climb(toward, patch).delta))
+        return ball, Within(ball, Blocks(self.blocks)), best
+
+
+def _leads_to(risk: Risk, theta: Mapping[str, Tensor], delta: Tensor) -> int:
+    """The class to which δ leads most images."""
+    answers = []
+    with torch.no_grad():
+        for _, part in risk.chunks():
+            logits = functional_call(part.model, dict(theta), (part.images.to(delta) + delta,))
+            answers.append(logits.argmax(1))
+    return int(torch.cat(answers).mode().values)

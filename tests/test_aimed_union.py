@@ -1,0 +1,81 @@
+"""The search in several sets: which class it aims at, and what it brings back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ibau_lite.minimax import AimedUnion, Ascent, Ball, Blocks, Risk, SparseBall, Window, Within
+
+CLASSES, SIDE, F64 = 3, 4, torch.float64
+BALL = Ball(0.6)
+SEARCH = AimedUnion(Ascent(12), images=6, scouts=SparseBall(1.0, 0.1), patch=2.0)
+
+
+class Backdoored(nn.Module):
+    """Class c shows in pixel (0, c); a bright corner pixel asks for `target`."""
+
+    def __init__(self, target: int) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.tensor(8.0, dtype=F64))
+        self.target = target
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shown = x[:, 0, 0, :CLASSES]
+        wanted = torch.zeros_like(shown)
+        wanted[:, self.target] = 1
+        return 2 * shown + self.strength * x[:, 0, -1, -1:] * wanted
+
+
+def risk_of(target: int) -> Risk:
+    labels = torch.arange(CLASSES).repeat(6)
+    images = torch.zeros(len(labels), 1, SIDE, SIDE, dtype=F64)
+    images[torch.arange(len(labels)), 0, 0, labels] = 1
+    return Risk(Backdoored(target).eval(), images, labels, chunk=5)
+
+
+def find(target: int, search: AimedUnion = SEARCH):
+    risk = risk_of(target)
+    theta = dict(risk.model.named_parameters())
+    return risk, theta, search(risk, theta, BALL)
+
+
+@pytest.mark.parametrize("target", range(CLASSES))
+def test_every_delta_leads_to_the_class_of_the_backdoor(target):
+    risk, theta, found = find(target)
+    climbs = found[0].climbs
+    assert len(climbs) == CLASSES and max(climbs) == climbs[target]
+    for maximum in found:
+        with torch.no_grad():
+            answers = risk.model(risk.images + maximum.delta).argmax(1)
+        assert int(answers.mode().values) == target
+        assert float(maximum.delta[0, -1, -1]) > 0  # the trigger's pixel
+        assert maximum.climbs == climbs
+        assert maximum.value == pytest.approx(float(risk(maximum.delta, theta).detach()))
+
+
+def test_every_delta_lies_in_the_set_that_it_names():
+    _, _, found = find(1)
+    regions = list(dict.fromkeys(maximum.region for maximum in found))
+    assert regions[0] == BALL and regions[1] == Within(BALL, Blocks(2))
+    # of the windows that hold the corner pixel
+    assert regions[2].ball == Ball(2.0) and regions[2].subspace == Window(2, 2, 2)
+    for maximum in found:
+        torch.testing.assert_close(maximum.region.project(maximum.delta), maximum.delta)
+
+
+def test_the_search_is_deterministic_and_leaves_theta_alone():
+    _, theta, first = find(1)
+    assert float(theta["strength"].detach()) == 8 and theta["strength"].grad is None
+    second = find(1)[2]
+    assert all(torch.equal(a.delta, b.delta) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [({"images": 0}, "images"), ({"blocks": 0}, "size"), ({"patch": 0.0}, "radius")],
+)
+def test_settings_that_make_no_sense_are_refused(setting, says):
+    with pytest.raises(ValueError, match=says):
+        AimedUnion(**setting)

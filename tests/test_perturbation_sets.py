@@ -1,0 +1,138 @@
+"""Sparse balls and subspaces against root finding, matrices and variational inequalities."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import brentq
+
+from ibau_lite.minimax import Ball, Blocks, SparseBall, Window, Within
+from ibau_lite.minimax.subspaces import windows
+
+SHAPE = (2, 5, 4)
+F64 = torch.float64
+quick = settings(deadline=None, max_examples=30)
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+SUBSPACES = [Window(1, 0, 3), Window(4, 3, 9), Blocks(2), Blocks(3), Blocks(1)]
+SETS = [
+    Ball(0.7),
+    Ball(0.7, "linf"),
+    SparseBall(0.7, 0.2),
+    *(Within(Ball(0.7), subspace) for subspace in SUBSPACES),
+]
+
+
+def members(region, count: int = 200) -> torch.Tensor:
+    """Points of the set, near and far, and its corners if it is the sparse ball."""
+    points = [region.project(size * draw(*SHAPE, seed=j)) for j in range(count) for size in (0.1, 9)]
+    if isinstance(region, SparseBall):
+        corners = region.radius * torch.eye(40, dtype=F64).reshape(-1, *SHAPE)
+        points += [*corners, *-corners]
+    return torch.stack(points)
+
+
+@pytest.mark.parametrize("region", SETS, ids=str)
+def test_the_projection_is_the_nearest_point(region):
+    inside = members(region)
+    lengths = torch.stack([region.length(z) for z in inside])
+    assert float(lengths.max()) <= region.radius * (1 + 1e-12)
+    for seed in range(5):
+        point = 3 * draw(*SHAPE, seed=seed)
+        nearest = region.project(point)
+        torch.testing.assert_close(region.project(nearest), nearest)
+        # ⟨x − Πx, z − Πx⟩ ≤ 0 for all z of a convex set, and only for the nearest point
+        products = ((point - nearest) * (inside - nearest)).flatten(1).sum(1)
+        assert float(products.max()) <= 1e-9
+
+
+@pytest.mark.parametrize("region", SETS, ids=str)
+def test_the_dual_norm_bounds_what_any_step_of_length_one_gains(region):
+    gradient = draw(*SHAPE, seed=7)
+    inside = members(region) / region.radius
+    gains = (gradient * inside).flatten(1).sum(1)
+    assert float(gains.max()) <= float(region.dual(gradient)) * (1 + 1e-12)
+    step = region.steepest(gradient)
+    assert float(region.length(step)) == pytest.approx(1)
+    torch.testing.assert_close(region.project(region.radius * step), region.radius * step)
+    if not isinstance(region, SparseBall):  # which takes more than one entry for speed
+        assert float((gradient * step).sum()) == pytest.approx(float(region.dual(gradient)))
+    assert not region.steepest(torch.zeros(SHAPE, dtype=F64)).any()
+
+
+@quick
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=12), st.floats(0.01, 50))
+def test_the_sparse_projection_is_the_soft_threshold_of_that_length(entries, radius):
+    point = torch.tensor(entries, dtype=F64)
+    found = SparseBall(radius).project(point)
+    if float(point.abs().sum()) <= radius:
+        assert torch.equal(found, point)
+        return
+
+    def excess(threshold: float) -> float:
+        return float((point.abs() - threshold).clamp_min(0).sum()) - radius
+
+    threshold = brentq(excess, 0, float(point.abs().max()), xtol=1e-13)
+    expected = point.sign() * (point.abs() - threshold).clamp_min(0)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
+
+
+def test_a_sparse_step_changes_the_largest_entries_alone():
+    gradient = torch.tensor([[[0.1, -5.0], [3.0, 0.2]]], dtype=F64)
+    half = SparseBall(1.0, 0.5).steepest(gradient)
+    torch.testing.assert_close(half, torch.tensor([[[0, -0.5], [0.5, 0]]], dtype=F64))
+    one = SparseBall(1.0, 1e-9).steepest(gradient)  # one entry: the exact steepest direction
+    assert float((one * gradient).sum()) == float(SparseBall(1.0).dual(gradient)) == 5
+
+
+@pytest.mark.parametrize("subspace", SUBSPACES, ids=str)
+def test_a_subspace_is_an_orthogonal_projection(subspace):
+    matrix = torch.stack([subspace(e).flatten() for e in torch.eye(40).reshape(-1, *SHAPE)])
+    torch.testing.assert_close(matrix, matrix.T)
+    torch.testing.assert_close(matrix @ matrix, matrix)
+    y, x = torch.arange(5), torch.arange(4)
+    if isinstance(subspace, Window):
+        inside = (y >= subspace.top) & (y < subspace.top + subspace.size)
+        across = (x >= subspace.left) & (x < subspace.left + subspace.size)
+        expected = torch.diag((inside[:, None] & across).float().flatten().repeat(2))
+    else:
+        row = (y[:, None] // subspace.size == y // subspace.size).float()
+        column = (x[:, None] // subspace.size == x // subspace.size).float()
+        rows, columns = row / row.sum(1, keepdim=True), column / column.sum(1, keepdim=True)
+        expected = torch.kron(torch.eye(2), torch.kron(rows, columns))
+    torch.testing.assert_close(matrix, expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 28), (8, 8), (9, 14)])
+def test_windows_overlap_by_half_and_stay_on_the_image(height, width):
+    found = list(windows(torch.Size((3, height, width))))
+    side = min(height, width) // 2
+    for window in found:
+        assert window.size == side
+        assert window.top + side <= height and window.left + side <= width
+    if height == width and height % 4 == 0:
+        assert len(found) == 9
+        covered = sum(window(torch.ones(1, height, width)) for window in found)
+        assert bool((covered > 0).all())
+
+
+def test_sets_that_make_no_sense_are_refused():
+    for radius in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="radius"):
+            SparseBall(radius)
+    for fraction in (0.0, 1.1):
+        with pytest.raises(ValueError, match="fraction"):
+            SparseBall(1.0, fraction)
+    with pytest.raises(ValueError, match="size"):
+        Blocks(0)
+    for place in ((-1, 0, 2), (0, -1, 2), (0, 0, 0)):
+        with pytest.raises(ValueError, match="window"):
+            Window(*place)
+    with pytest.raises(ValueError, match="'l2', got 'linf'"):
+        Within(Ball(1.0, "linf"), Blocks(2))
