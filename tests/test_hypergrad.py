@@ -418,9 +418,7 @@ def test_in_a_subspace_it_is_the_problem_of_fewer_variables(radius):
     ball = None if radius is None else L2Ball(radius)
     within = InSubspace(lambda v: basis @ (basis.T @ v), ball)
     few = hypergradient(outer, inner, z, m.theta, solver=EXACT, constraint=ball)
-    ours = hypergradient(
-        m.outer, m.inner, basis @ z, m.theta, solver=EXACT, constraint=within
-    )
+    ours = hypergradient(m.outer, m.inner, basis @ z, m.theta, solver=EXACT, constraint=within)
     for name in m.theta:
         close(ours.total[name], few.total[name])
     assert max(v.abs().max() for v in few.indirect.values()) > 1e-4

@@ -31,7 +31,9 @@ SETS = [
 
 def members(region, count: int = 200) -> torch.Tensor:
     """Points of the set, near and far, and its corners if it is the sparse ball."""
-    points = [region.project(size * draw(*SHAPE, seed=j)) for j in range(count) for size in (0.1, 9)]
+    points = [
+        region.project(size * draw(*SHAPE, seed=j)) for j in range(count) for size in (0.1, 9)
+    ]
     if isinstance(region, SparseBall):
         corners = region.radius * torch.eye(40, dtype=F64).reshape(-1, *SHAPE)
         points += [*corners, *-corners]

@@ -147,9 +147,10 @@ class IBAUConfig:
         """The recipe of this book's tables: the network's own answers hold the accuracy.
 
         Several δ, in several sets, toward the class that sparse ones single out; then 10,000
-        images in batches of 100 that take one δ after the other, on half of the images, with labels that are nine tenths the given network's own answer to the image
-        without δ; the indirect term takes 2 products with the Hessian on 25 images. Chosen by
-        validation images of CIFAR-10's BadNets, Blend and l2 inv (`experiments.tuning`).
+        images in batches of 100 that take one δ after the other, on half of the images, with labels
+        that are nine tenths the given network's own answer to the image without δ; the indirect
+        term takes 2 products with the Hessian on 25 images. Chosen by validation images of
+        CIFAR-10's BadNets, Blend and l2 inv (`experiments.tuning`).
         """
         recipe = cls(
             rounds=1,
@@ -238,8 +239,8 @@ def ibau(
     Returns: `Defended`, with one row a round in `history`: value (H at δ), delta_norm, loss (mean
         outer loss), direct and indirect (mean norms of the two terms as computed), residual (the
         true relative residual of the round's first solve), and with `config.stopping` the held-out
-        accuracy, clean and under the worst δ; and the last round's worst δ in `details["delta"]` [C, H, W] with all that it found
-        in `details["deltas"]` [m, C, H, W].
+        accuracy, clean and under the worst δ; and of the last round the worst δ in
+        `details["delta"]` [C, H, W] and all that were found in `details["deltas"]` [m, C, H, W].
 
     Raises: `TypeError` and `ValueError` for an unusable model or clean set, at the door;
         `FloatingPointError` if θ becomes NaN or infinite. The solver warns where its answer may be

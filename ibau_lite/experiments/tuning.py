@@ -4,8 +4,8 @@
 
 The networks are those of the zoo (profile `cpu`); BadNets, Blend and l2 inv may be looked at, the
 other attacks are kept for the tables, which confirm or refute what was chosen here. A row differs
-from `START` in what its name says, "chosen" is `IBAUConfig.anchored`. What is in the results file
-already is not run again.
+from `START` in what its name says; the last of each data set is `contenders.unlearning`. What is in
+the results file already is not run again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ _PARTS: dict[str, Any] = {**_KEPT, "batch_size": 100, "inner": Scouted()}
 _AIMED: dict[str, Any] = {**_PARTS, "inner": Aimed()}
 _LIGHTER: dict[str, Any] = {**_AIMED, "stamped": 0.1}
 _LONGER: dict[str, Any] = {**_LIGHTER, "outer_images": 10_000}
-_CHOSEN: dict[str, Any] = {**_LONGER, "inner": AimedUnion(), "stamped": 0.5}
+_SETS: dict[str, Any] = {**_LONGER, "inner": AimedUnion(), "stamped": 0.5}
+_FREE: dict[str, Any] = {**_SETS, "inner": AimedUnion(images=20), "anchor": 0.0}
 
 ROWS: dict[str, dict[str, Any]] = {
     "start": {},
@@ -68,8 +69,10 @@ ROWS: dict[str, dict[str, Any]] = {
     "D: C, 10 % stamped, 10,000 images": _LONGER,
     "D, 2 products": {**_LONGER, **_PRODUCTS},
     "D, 50 % stamped": {**_LONGER, "stamped": 0.5},
-    "chosen, naive": _CHOSEN,
-    "chosen": {**_CHOSEN, **_PRODUCTS},
+    "E: D in several sets, 50 % stamped": _SETS,
+    "E, 2 products": {**_SETS, **_PRODUCTS},
+    "E, no anchor, 20 images a class": _FREE,
+    "E, no anchor, 20 images a class, 2 products": {**_FREE, **_PRODUCTS},
 }  # fmt: skip
 """Row -> what it changes in `START`."""
 

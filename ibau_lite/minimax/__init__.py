@@ -2,8 +2,8 @@
 
 H(δ, θ) = (1/n) Σᵢ L(f_θ(xᵢ + δ), yᵢ) is a `Risk`; {δ : ‖δ‖ ≤ C_δ} is a `Ball`; an `Ascent` goes
 looking for the maximiser δ(θ). H has several hills: `Scouted` climbs on parts of the images first,
-`Aimed` toward each class, `AimedUnion`
-toward the most suspicious class in several sets. What is done with the answer is up to `ibau_lite.hypergrad`.
+`Aimed` toward each class, `AimedUnion` toward the most suspicious one in several sets. What is done
+with the answer is up to `ibau_lite.hypergrad`.
 """
 
 from ibau_lite.minimax.aimed import Aimed

@@ -21,7 +21,7 @@ __all__ = ["AimedUnion"]
 
 @dataclass(frozen=True)
 class AimedUnion:
-    r"""Find the class by sparse δ, then several δ that lead to it: one or two for each set.
+    r"""Find the class by sparse δ, then several δ that lead to it, in several sets.
 
     What a trigger looks like is not known: spread over the image, smooth, or a patch. In the ball
     alone the largest H may belong to a δ of another class, to which any network can be led, and a
@@ -29,14 +29,14 @@ class AimedUnion:
 
     1. for every class k a scout climbs −L(f(x + δ), k) in the ball of sparse δ; the aim is the
        class whose scout ends with the largest H on all images.
-    2. in each of three sets, the `ball`, its δ that are constant on `blocks`, and the δ inside a
-       window of half the image's side with ‖δ‖ ≤ `patch` (of nine windows that where the aim
-       succeeds best), two δ are sought: toward the aim and then by H from there, and by H alone. Of the latter
-       only those are kept that lead most images to the aim.
+    2. two δ are sought in each of three sets: the `ball`, those of it that are constant on
+       `blocks`, and ‖δ‖ ≤ `patch` inside a window of half the image's side, of nine windows the one
+       in which the aim succeeds best. One δ climbs toward the aim, and from there H on all images;
+       the other climbs H alone, and is kept if it leads most images to the aim.
 
-    Returns all of them, as a tuple of `Maximum`, for a defence that takes one after the other, the average
-    over a union of perturbation sets. All climbs but the second toward the aim see the
-    first `images` images only. The `climbs` are H at the scouts' points, class by class.
+    Returns all of them, as a tuple of `Maximum`. A defence takes one after the other, which is the
+    average over a union of perturbation sets. All climbs but that on all images see the first
+    `images` images. The `climbs` are H at the scouts' points, class by class.
 
     Raises `ValueError` for less than one image. Warns and raises as `Ascent` does.
     Source: Wang et al. 2019 (a trigger for every class); Tramèr and Boneh 2019, Maini et al. 2020
@@ -57,7 +57,7 @@ class AimedUnion:
     def __call__(
         self, risk: Risk, theta: Mapping[str, Tensor], ball: Ball, start: Tensor | None = None
     ) -> tuple[Maximum, ...]:
-        """All climbs leave from `start` (zero by default), brought into the set that they are in."""
+        """Climb from `start` (zero by default), brought into the set of each climb."""
         fixed = {name: parameter.detach() for name, parameter in theta.items()}
         part = risk.subset(slice(self.images))
 

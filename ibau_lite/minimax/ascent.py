@@ -105,7 +105,11 @@ class Ascent:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
 
     def __call__(
-        self, risk: Objective, theta: Mapping[str, Tensor], ball: Region, start: Tensor | None = None
+        self,
+        risk: Objective,
+        theta: Mapping[str, Tensor],
+        ball: Region,
+        start: Tensor | None = None,
     ) -> Maximum:
         """Climb from every start (`start`, or zero, is the first) and return the best point seen.
 

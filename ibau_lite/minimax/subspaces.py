@@ -27,9 +27,7 @@ class Window:
 
     def __call__(self, delta: Tensor) -> Tensor:
         """P δ, the nearest δ of the subspace."""
-        rows, columns = (
-            slice(start, start + self.size) for start in (self.top, self.left)
-        )
+        rows, columns = (slice(start, start + self.size) for start in (self.top, self.left))
         kept = torch.zeros_like(delta)
         kept[:, rows, columns] = delta[:, rows, columns]
         return kept

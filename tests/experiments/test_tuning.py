@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ibau_lite.defenses import IBAUConfig
 from ibau_lite.experiments import describe, tuning
 from ibau_lite.experiments.contenders import contender
@@ -13,13 +15,23 @@ def test_settings_are_searched_on_three_attacks_and_confirmed_on_the_others() ->
     assert set(tuning.ATTACKS) < names and len(names - {*tuning.ATTACKS, "clean"}) >= 6
 
 
-def test_chosen_is_the_recipe_of_the_tables() -> None:
-    chosen = tuning.recipe("chosen", "gtsrb")
-    assert describe(chosen) == describe(IBAUConfig.anchored())
-    for data in ("cifar10", "gtsrb"):
-        recipe = contender("ibau", "cpu", data).config
-        assert describe(recipe) == describe(IBAUConfig.anchored(flip=data == "cifar10"))
-        assert describe(contender("naive", "cpu", data).config) == describe(recipe)
+@pytest.mark.parametrize(
+    ("data", "row"),
+    [
+        ("cifar10", "E, 2 products"),
+        ("gtsrb", "E, no anchor, 20 images a class, 2 products"),
+    ],
+)
+def test_what_was_chosen_is_the_recipe_of_the_tables(data: str, row: str) -> None:
+    chosen = describe(tuning.recipe(row, data))
+    assert describe(contender("ibau", "cpu", data).config) == chosen
+    assert describe(contender("naive", "cpu", data).config) == chosen
+
+
+def test_anchored_is_the_recipe_of_photographs() -> None:
+    assert describe(IBAUConfig.anchored(flip=True)) == describe(
+        tuning.recipe("E, 2 products", "cifar10")
+    )
 
 
 def test_the_table_has_a_line_a_row_and_gathers_seeds() -> None:
