@@ -107,7 +107,7 @@ class LinfBall:
         return Tangent(project=lambda v: torch.where(held, 0.0, v), multiplier=0.0)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class InSubspace:
     """δ ∈ V = range(P), and within V where `constraint` lets it move (anywhere, if None).
 

@@ -13,8 +13,9 @@ from ibau_lite import models
 from ibau_lite.attacks import badnets
 from ibau_lite.data import Labelled
 from ibau_lite.defenses import FineTuningConfig, IBAUConfig, fine_tuning, ibau
+from ibau_lite.hypergrad import InSubspace, L2Ball, hypergradient
 from ibau_lite.metrics import evaluate
-from ibau_lite.minimax import Aimed, Ascent, Ball, OnePass, Risk, Scouted
+from ibau_lite.minimax import Aimed, AimedUnion, Ascent, Ball, OnePass, Risk, Scouted, Within
 from ibau_lite.solvers import conjugate_gradient
 from ibau_lite.training import Recipe, fit
 
@@ -37,6 +38,8 @@ BRIEF = IBAUConfig(rounds=2, ball=Ball(1.0), inner=Ascent(2), batch_size=8, impl
         ({"outer_images": 0}, "outer_images"),
         ({"shift": -1}, "shift"),
         ({"anchor": 1.5}, "anchor"),
+        ({"draw_back": 1.0}, "draw_back"),
+        ({"draw_back": -0.1}, "draw_back"),
         ({"trust": 0.0}, "trust"),
     ],
 )
@@ -55,6 +58,43 @@ def test_delta_is_what_the_search_finds_on_the_network_as_it_came(model, clean, 
     alone = inner(risk, dict(model.named_parameters()), config.ball)
     torch.testing.assert_close(found.details["delta"], alone.delta, rtol=1e-3, atol=1e-4)
     assert found.history[0]["value"] == pytest.approx(alone.value, rel=1e-4)
+
+
+def test_drawing_back_goes_a_part_of_the_straight_way_to_the_given_weights(model, clean):
+    whole = ibau(model, clean, config=BRIEF).model
+    part = ibau(model, clean, config=replace(BRIEF, draw_back=0.25)).model
+    for given, end, ours in zip(
+        model.parameters(), whole.parameters(), part.parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours, 0.75 * end + 0.25 * given)
+
+
+def test_several_deltas_take_turns_each_in_its_own_set(model, clean, monkeypatch):
+    taken = []
+
+    def watched(outer, inner, delta, theta, **told):
+        taken.append((delta, told["constraint"]))
+        return hypergradient(outer, inner, delta, theta, **told)
+
+    monkeypatch.setattr(sys.modules["ibau_lite.defenses.ibau"], "hypergradient", watched)
+    search = AimedUnion(Ascent(2), images=4, patch=0.5)
+    config = replace(BRIEF, rounds=1, inner=search, inner_images=None, batch_size=2)
+    found = ibau(model, clean, config=config)
+    risk = Risk(model.eval(), clean.images, clean.labels)
+    alone = search(risk, dict(model.named_parameters()), config.ball)
+    assert len(alone) > 2
+    expected = torch.stack([maximum.delta for maximum in alone])
+    torch.testing.assert_close(found.details["deltas"], expected, rtol=1e-3, atol=1e-4)
+    assert len(taken) > len(alone)
+    for step, (delta, constraint) in enumerate(taken):
+        region = alone[step % len(alone)].region
+        assert torch.equal(delta, found.details["deltas"][step % len(alone)])
+        ball = L2Ball(region.radius)
+        within = isinstance(region, Within)
+        assert constraint == (InSubspace(region.subspace, ball) if within else ball)
+    highest = max(alone, key=lambda maximum: maximum.value)
+    torch.testing.assert_close(found.details["delta"], highest.delta, rtol=1e-3, atol=1e-4)
+    assert found.history[0]["value"] == pytest.approx(highest.value, rel=1e-4)
 
 
 def test_the_history_says_what_was_found_and_followed(model, clean):

@@ -18,8 +18,8 @@ def test_settings_are_searched_on_three_attacks_and_confirmed_on_the_others() ->
 @pytest.mark.parametrize(
     ("data", "row"),
     [
-        ("cifar10", "E, 2 products"),
-        ("gtsrb", "E, no anchor, 20 images a class, 2 products"),
+        ("cifar10", "E, drawn back, 2 products"),
+        ("gtsrb", "F, 15 % stamped, 2 products"),
     ],
 )
 def test_what_was_chosen_is_the_recipe_of_the_tables(data: str, row: str) -> None:
@@ -30,7 +30,7 @@ def test_what_was_chosen_is_the_recipe_of_the_tables(data: str, row: str) -> Non
 
 def test_anchored_is_the_recipe_of_photographs() -> None:
     assert describe(IBAUConfig.anchored(flip=True)) == describe(
-        tuning.recipe("E, 2 products", "cifar10")
+        tuning.recipe("E, drawn back, 2 products", "cifar10")
     )
 
 
