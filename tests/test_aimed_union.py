@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from ibau_lite.minimax import AimedUnion, Ascent, Ball, Blocks, Risk, SparseBall, Window, Within
+from ibau_lite.minimax import (
+    Aimed,
+    AimedUnion,
+    Ascent,
+    Ball,
+    Blocks,
+    Risk,
+    SparseBall,
+    Window,
+    Within,
+)
 
 CLASSES, SIDE, F64 = 3, 4, torch.float64
 BALL = Ball(0.6)
@@ -63,6 +73,31 @@ def test_every_delta_lies_in_the_set_that_it_names():
     assert regions[2].ball == Ball(2.0) and regions[2].subspace == Window(2, 2, 2)
     for maximum in found:
         torch.testing.assert_close(maximum.region.project(maximum.delta), maximum.delta)
+
+
+class Steep(nn.Module):
+    """Logits 0, c·Σx and 3c·(corner): many small changes lead to class 1, one large one to 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(3.0, dtype=F64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flatten(1)
+        return self.slope * torch.stack([torch.zeros_like(x[:, 0]), x.sum(1), 3 * x[:, -1]], 1)
+
+
+def test_the_aim_is_what_sparse_changes_lead_to_and_what_leads_elsewhere_is_dropped():
+    risk = Risk(Steep().eval(), torch.zeros(8, 1, SIDE, SIDE, dtype=F64), torch.zeros(8).long())
+    theta, ball = dict(risk.model.named_parameters()), Ball(2.0)
+    highest = Aimed(Ascent(12))(risk, theta, ball)
+    assert max(highest.climbs) == highest.climbs[1]  # in the ball the other class stands higher
+    found = SEARCH(risk, theta, ball)
+    assert max(found[0].climbs) == found[0].climbs[2]
+    # H alone leads elsewhere in the ball: that δ is not kept
+    away = Ascent(12)(risk, theta, ball)
+    assert int(risk.logits(away.delta, theta)[0].argmax()) == 1
+    assert [maximum.region for maximum in found].count(ball) == 1
 
 
 def test_the_search_is_deterministic_and_leaves_theta_alone():

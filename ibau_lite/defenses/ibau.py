@@ -85,7 +85,7 @@ class IBAUConfig:
         weight a of the given network's own answer to the image without δ in the labels of the
         pass, q = (1 − a)·onehot(y) + a·softmax f_θ₀(x): what the network knew is kept (0: not).
         draw_back: the fraction b of the way back to the given parameters that is gone at the end,
-        θ ← (1 − b)·θ + b·θ₀, which costs some of the removal and gives back some accuracy.
+        θ ← (1 − b)·θ + b·θ₀, which trades some of the removal for accuracy.
     The indirect term
         solver: (matvec, b) → Solution; None drops the term, the naive minimax. implicit_images:
         how many images make up the inner objective that is differentiated twice (None: the outer
@@ -264,7 +264,7 @@ def ibau(
         draws = torch.Generator().manual_seed(seed)
         clean, held_out = hold_out(clean, config.stopping.held_out, draws)
         search = partial(_find_deltas, network, theta, held_out, config, draws)
-        watch = Watch(model, held_out, config.stopping, lambda: search()[0].delta)
+        watch = Watch(model, held_out, config.stopping, lambda: _worst(search()).delta)
     reference = fold_batchnorm(private_copy(model)) if config.anchor else None
     passed = config.outer_images or len(clean)
     batches = -(-passed // config.batch_size)
@@ -289,7 +289,7 @@ def ibau(
                 maximum.delta,
                 theta,
                 solver=config.solver,
-                constraint=_constraint(config, maximum.region),
+                constraint=_constraint(maximum.region, config.on_ball),
                 certify=not rows,
             )
             sizes = _sizes(gradient)
@@ -299,8 +299,8 @@ def ibau(
             decay.step()
             rows.append(sizes)
             bar.update()
-        worst = max(found, key=lambda maximum: maximum.value)
-        history.append({"round": round_, **_summary(worst, rows, config.ball)})
+        worst = _worst(found)
+        history.append({"round": round_, **_summary(worst, rows)})
         check_finite(model, f"round {round_}", _ADVICE)
         if watch is not None:
             history[-1].update(watch())
@@ -382,14 +382,19 @@ def _inner_risk(model: nn.Module, clean: Labelled, config: IBAUConfig) -> Risk |
     return Risk(model, part.images, part.labels, penalty=config.penalty, clamp=config.clamp)
 
 
-def _constraint(config: IBAUConfig, region: Region | None) -> Constraint | None:
-    """How δ may move with θ: within its region, and on its sphere or box if it lies there."""
-    ball = region.ball if isinstance(region, Within) else config.ball
-    kind = LinfBall if ball.norm == "linf" else L2Ball
-    constraint = kind(ball.radius) if config.on_ball else None
+def _constraint(region: Region, on_ball: bool) -> Constraint | None:
+    """How δ may move with θ: within its subspace, and `on_ball` on the sphere or box it lies on."""
     if isinstance(region, Within):
-        return InSubspace(region.subspace, constraint)
-    return constraint
+        return InSubspace(region.subspace, _constraint(region.ball, on_ball))
+    if not on_ball:
+        return None
+    kind = LinfBall if isinstance(region, Ball) and region.norm == "linf" else L2Ball
+    return kind(region.radius)
+
+
+def _worst(found: Sequence[Maximum]) -> Maximum:
+    """The largest H of what was found."""
+    return max(found, key=lambda maximum: maximum.value)
 
 
 def _norm(tensors: Mapping[str, Tensor]) -> Tensor:
@@ -419,10 +424,10 @@ def _followed(
     }
 
 
-def _summary(found: Maximum, steps: Sequence[Mapping[str, Tensor]], ball: Ball) -> dict[str, float]:
+def _summary(found: Maximum, steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     """What the history keeps of a round, the steps' numbers as means over those that have them."""
     means = {
         name: float(torch.stack([step[name] for step in steps if name in step]).mean())
         for name in steps[0]
     }
-    return {"value": found.value, "delta_norm": float(ball.length(found.delta)), **means}
+    return {"value": found.value, "delta_norm": float(found.region.length(found.delta)), **means}

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from ibau_lite.minimax.ascent import Ascent, Maximum, starting_point
 from ibau_lite.minimax.ball import Ball
@@ -51,14 +50,11 @@ class Aimed:
         self, risk: Risk, theta: Mapping[str, Tensor], ball: Ball, start: Tensor | None = None
     ) -> Maximum:
         """Aim at every class from `start` (zero by default), then climb from the best."""
-        fixed = {name: parameter.detach() for name, parameter in theta.items()}
         part = risk.subset(slice(self.images))
         scouts: list[tuple[float, Tensor]] = []
-        for label in range(classes(risk, fixed)):
+        for label in range(classes(risk, theta)):
             delta = self.climb(Toward.of(part, label), theta, ball, start).delta
-            with torch.no_grad():
-                value = sum(weight * float(p(delta, fixed)) for weight, p in risk.chunks())
-            scouts.append((value, delta))
+            scouts.append((risk.value(delta, theta), delta))
         ranked = sorted(scouts, key=lambda scout: -scout[0])
         found = [self.climb(risk, theta, ball, delta) for _, delta in ranked[: self.finals]]
         best = max(found, key=lambda maximum: maximum.value)
@@ -90,7 +86,6 @@ class Toward:
 
 def classes(risk: Risk, theta: Mapping[str, Tensor]) -> int:
     """How many classes the model tells apart."""
-    like = starting_point(risk, theta, None)
+    one = risk.subset(slice(1))
     with torch.no_grad():
-        logits = functional_call(risk.model, dict(theta), (risk.images[:1].to(like),))
-    return int(logits.shape[1])
+        return one.logits(starting_point(one, theta, None), theta).shape[1]

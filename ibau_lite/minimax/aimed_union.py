@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from ibau_lite.minimax.aimed import Toward, classes
 from ibau_lite.minimax.ascent import Ascent, Maximum, Objective, Region
@@ -21,7 +20,7 @@ __all__ = ["AimedUnion"]
 
 @dataclass(frozen=True)
 class AimedUnion:
-    r"""Find the class by sparse δ, then several δ that lead to it, in several sets.
+    r"""Find the class by sparse δ, then climb toward it in several sets.
 
     What a trigger looks like is not known: spread over the image, smooth, or a patch. In the ball
     alone the largest H may belong to a δ of another class, to which any network can be led, and a
@@ -31,8 +30,9 @@ class AimedUnion:
        class whose scout ends with the largest H on all images.
     2. two δ are sought in each of three sets: the `ball`, those of it that are constant on
        `blocks`, and ‖δ‖ ≤ `patch` inside a window of half the image's side, of nine windows the one
-       in which the aim succeeds best. One δ climbs toward the aim, and from there H on all images;
-       the other climbs H alone, and is kept if it leads most images to the aim.
+       in which the aim succeeds best. One δ climbs toward the aim, and from there H on all images,
+       wherever that leads; the other climbs H alone, and is kept if it leads most images to the
+       aim.
 
     Returns all of them, as a tuple of `Maximum`. A defence takes one after the other, which is the
     average over a union of perturbation sets. All climbs but that on all images see the first
@@ -60,46 +60,30 @@ class AimedUnion:
         self, risk: Risk, theta: Mapping[str, Tensor], ball: Ball, start: Tensor | None = None
     ) -> tuple[Maximum, ...]:
         """Climb from `start` (zero by default), brought into the set of each climb."""
-        fixed = {name: parameter.detach() for name, parameter in theta.items()}
         part = risk.subset(slice(self.images))
 
         def climb(objective: Objective, region: Region, at: Tensor | None = start) -> Maximum:
             return self.climb(objective, theta, region, at)
 
-        def height(delta: Tensor) -> float:
-            with torch.no_grad():
-                return sum(weight * float(p(delta, fixed)) for weight, p in risk.chunks())
+        def height(objective: Objective, region: Region) -> float:
+            return risk.value(climb(objective, region).delta, theta)
 
-        ways = [Toward.of(part, label) for label in range(classes(risk, fixed))]
-        heights = [height(climb(way, self.scouts).delta) for way in ways]
+        ways = [Toward.of(part, label) for label in range(classes(risk, theta))]
+        heights = [height(way, self.scouts) for way in ways]
         aim = max(range(len(ways)), key=heights.__getitem__)
-        toward = ways[aim]
+        patches = [Within(Ball(self.patch), each) for each in windows(risk.images.shape[1:])]
+        patch = max(patches, key=lambda region: height(ways[aim], region))
         found = []
-        for region in self._regions(ball, risk.images.shape[1:], toward, climb, height):
-            found.append(climb(risk, region, climb(toward, region).delta))
+        for region in (ball, Within(ball, Blocks(self.blocks)), patch):
+            found.append(climb(risk, region, climb(ways[aim], region).delta))
             away = climb(part, region)
-            if _leads_to(risk, fixed, away.delta) == aim:
+            if _leads_to(risk, theta, away.delta) == aim:
                 found.append(away)
         return tuple(replace(maximum, climbs=tuple(heights)) for maximum in found)
-
-    def _regions(
-        self,
-        ball: Ball,
-        shape: torch.Size,
-        toward: Objective,
-        climb: Callable[[Objective, Region], Maximum],
-        height: Callable[[Tensor], float],
-    ) -> tuple[Region, ...]:
-        patches = [Within(Ball(self.patch), window) for window in windows(shape)]
-        best = max(patches, key=lambda patch: height(climb(toward, patch).delta))
-        return ball, Within(ball, Blocks(self.blocks)), best
 
 
 def _leads_to(risk: Risk, theta: Mapping[str, Tensor], delta: Tensor) -> int:
     """The class to which δ leads most images."""
-    answers = []
     with torch.no_grad():
-        for _, part in risk.chunks():
-            logits = functional_call(part.model, dict(theta), (part.images.to(delta) + delta,))
-            answers.append(logits.argmax(1))
+        answers = [part.logits(delta, theta).argmax(1) for _, part in risk.chunks()]
     return int(torch.cat(answers).mode().values)

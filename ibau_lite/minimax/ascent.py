@@ -61,8 +61,8 @@ class Maximum:
     value: float
     values: Tensor = field(repr=False)
     gap: float
+    region: Region
     climbs: tuple[float, ...] = ()
-    region: Region | None = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Ascent:
             return None
         value, delta, gradient = best
         gap = ball.radius * ball.dual(gradient) - (gradient * delta).sum()
-        return Maximum(delta, float(value), torch.stack(values), float(gap), region=ball)
+        return Maximum(delta, float(value), torch.stack(values), float(gap), ball)
 
 
 def starting_point(risk: Objective, theta: Mapping[str, Tensor], start: Tensor | None) -> Tensor:

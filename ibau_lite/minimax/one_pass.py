@@ -52,4 +52,4 @@ class OnePass:
             optimizer.step()
             values.append(value)
         delta = ball.project(delta)
-        return Maximum(delta, float(values[-1]), torch.stack(values), math.nan)
+        return Maximum(delta, float(values[-1]), torch.stack(values), math.nan, ball)

@@ -19,7 +19,8 @@ class Risk:
     """H(δ, θ) = (1/n) Σᵢ L(f_θ(xᵢ + δ), yᵢ) − penalty·‖δ‖², with L the cross-entropy.
 
     Called as `risk(delta, theta)` it is one differentiable scalar over all its images, the form
-    that `ibau_lite.hypergrad` takes; `value_and_gradient` needs memory for `chunk` images only.
+    that `ibau_lite.hypergrad` takes; `value` and `value_and_gradient` need memory for `chunk`
+    images only.
 
     Fields:
         model: a classifier in evaluation mode (H must not depend on the other images of a batch);
@@ -77,6 +78,14 @@ class Risk:
         Raises `ValueError` for a δ of another shape. A parameter that `theta` does not name is
         taken from the model.
         """
+        logits = self.logits(delta, theta)
+        soft = self.labels.is_floating_point()
+        value = F.cross_entropy(logits, self.labels.to(logits if soft else delta.device))
+        # (δ·δ), not ‖δ‖²: the norm has no derivative at δ = 0.
+        return value - self.penalty * (delta * delta).sum() if self.penalty else value
+
+    def logits(self, delta: Tensor, theta: Mapping[str, Tensor]) -> Tensor:
+        """f_θ(xᵢ + δ) as H takes it, stamped and clamped: [n, K]. Errors as for H."""
         if delta.shape != self.images.shape[1:]:
             raise ValueError(
                 f"delta must have the shape {list(self.images.shape[1:])} of one image, "
@@ -88,11 +97,8 @@ class Risk:
         inputs = self.images.to(delta) + shift
         if self.clamp:
             inputs = inputs.clamp(0, 1)
-        logits = functional_call(self.model, dict(theta), (inputs,))
-        soft = self.labels.is_floating_point()
-        value = F.cross_entropy(logits, self.labels.to(logits if soft else delta.device))
-        # (δ·δ), not ‖δ‖²: the norm has no derivative at δ = 0.
-        return value - self.penalty * (delta * delta).sum() if self.penalty else value
+        logits: Tensor = functional_call(self.model, dict(theta), (inputs,))
+        return logits
 
     def __len__(self) -> int:
         return len(self.images)
@@ -115,6 +121,11 @@ class Risk:
         for start in range(0, len(self), self.chunk):
             part = self.subset(slice(start, start + self.chunk))
             yield len(part) / len(self), part
+
+    def value(self, delta: Tensor, theta: Mapping[str, Tensor]) -> float:
+        """H at (δ, θ), a chunk at a time and without a graph."""
+        with torch.no_grad():
+            return sum(weight * float(part(delta, theta)) for weight, part in self.chunks())
 
     def value_and_gradient(
         self, delta: Tensor, theta: Mapping[str, Tensor]

@@ -42,14 +42,11 @@ class Scouted:
         self, risk: Risk, theta: Mapping[str, Tensor], ball: Ball, start: Tensor | None = None
     ) -> Maximum:
         """Climb on each part from `start` (zero by default), then on all images from the best."""
-        fixed = {name: parameter.detach() for name, parameter in theta.items()}
         scouts: list[tuple[float, Tensor]] = []
         for index in torch.arange(len(risk)).tensor_split(min(self.parts, len(risk))):
             part = risk.subset(slice(int(index[0]), int(index[-1]) + 1))
             delta = self.climb(part, theta, ball, start).delta
-            with torch.no_grad():
-                value = sum(weight * float(p(delta, fixed)) for weight, p in risk.chunks())
-            scouts.append((value, delta))
+            scouts.append((risk.value(delta, theta), delta))
         _, best = max(scouts, key=lambda scout: scout[0] if math.isfinite(scout[0]) else -math.inf)
         found = self.climb(risk, theta, ball, best)
         return replace(found, climbs=tuple(value for value, _ in scouts))

@@ -15,10 +15,10 @@ __all__ = ["SparseBall"]
 class SparseBall:
     """{δ : ‖δ‖₁ ≤ radius}, climbed in many entries at once.
 
-    In the Euclidean ball a δ that changes every pixel a little leads far on any network; here it
-    does not, and a patch does. The exact steepest direction of the norm is a single entry, which
-    would need as many steps as a trigger has pixels; as in SLIDE the direction is the sign of the
-    gradient in the `fraction` of the entries where it is largest.
+    Of two δ of one Euclidean norm the one that changes few entries is the shorter here: a patch
+    gets further than a δ that changes every pixel a little. The exact steepest direction of the
+    norm is a single entry, which would need as many steps as a trigger has pixels; as in SLIDE the
+    direction is the sign of the gradient in the `fraction` of the entries where it is largest.
 
     Raises `ValueError` unless the radius is positive and finite and the fraction in (0, 1].
     Source: Tramèr and Boneh 2019 (SLIDE); Duchi et al. 2008 (the projection).
