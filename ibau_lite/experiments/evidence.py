@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from ibau_lite.attacks.talk import ONE_TARGET
 from ibau_lite.experiments.compare import (
     Comparison,
     Outcome,
@@ -53,7 +54,7 @@ COMPARED = TABLES[:-1]
 _REAL = ("full", "cpu")
 _FINE_TUNING = CONTENDERS["ft"][0]
 _MARGIN = 0.05
-_SEVERAL = ("all_to_all", "seven_to_seven")
+_ATTACKS = (*ONE_TARGET, "all_to_all", "seven_to_seven")
 _MEASURES = ("accuracy", "attack_success_rate")
 
 Records = Iterable[Mapping[str, Any]]
@@ -127,9 +128,9 @@ def training(data: str) -> str:
     for profile in reversed(_REAL):
         (trained,) = (each for each in experiments(profile) if each.data == data)
         lessons = course(trained, profile)
-        epochs = f"{lessons.poisoned.epochs} epochs with the poison"
-        others = {name: course(trained, profile, name).poisoned.epochs for name in _SEVERAL}
-        told = [f"{name} {n}" for name, n in others.items() if n != lessons.poisoned.epochs]
+        epochs = f"{lessons.epochs} epochs with the poison"
+        others = {name: course(trained, profile, name).epochs for name in _ATTACKS}
+        told = [f"{name} {n}" for name, n in others.items() if n != lessons.epochs]
         epochs += f" ({', '.join(told)})" if told else ""
         if lessons.clean is not None:
             epochs = f"{lessons.clean.epochs} epochs on clean images, then {epochs}"

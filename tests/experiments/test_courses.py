@@ -30,8 +30,9 @@ def test_the_poison_enters_with_a_second_cycle_on_cifar10_in_profile_cpu() -> No
     assert lessons.clean.flip == lessons.poisoned.flip == usual.flip
     for attack in ("all_to_all", "seven_to_seven"):  # a label for each class takes longer
         harder = course(experiment, "cpu", attack)
-        assert harder.clean == lessons.clean and harder.poisoned.lr == usual.lr
-        assert harder.poisoned.epochs > 2 * lessons.poisoned.epochs
+        assert harder.clean == lessons.clean
+        assert all(cycle.lr == usual.lr for cycle in harder.cycles)
+        assert harder.epochs > 2 * lessons.epochs
 
 
 def test_gtsrb_is_poisoned_from_the_first_step_for_twice_the_time() -> None:
@@ -42,6 +43,7 @@ def test_gtsrb_is_poisoned_from_the_first_step_for_twice_the_time() -> None:
     assert course(experiment, "cpu", "seven_to_seven") == lessons
     brief = course(experiment, "cpu", "all_to_all").poisoned
     assert replace(brief, precision="float32") == usual
+    assert course(experiment, "cpu", "badnets").epochs == 3 * usual.epochs
 
 
 def test_other_profiles_train_by_the_recipe_of_the_experiment() -> None:

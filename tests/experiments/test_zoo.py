@@ -188,7 +188,7 @@ def test_the_shipped_networks_are_those_of_the_courses() -> None:
                 before |= {"attack": clean, "rate": 0.0, "recipes": [asdict(lessons.clean)]}
                 assert settings["start"] == key_of(before)
             lessons = course(experiment, "cpu", member.attack)
-            assert settings["recipes"] == [asdict(lessons.poisoned)]
+            assert settings["recipes"] == [asdict(cycle) for cycle in lessons.cycles]
             assert (settings["rate"], settings["seed"]) == (member.rate, 0)
             assert settings["attack"] == shipped_attack(SHIPPED, name).to_dict()
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 15 * 2**20
