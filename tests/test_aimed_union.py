@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -100,6 +102,39 @@ def test_the_aim_is_what_sparse_changes_lead_to_and_what_leads_elsewhere_is_drop
     assert [maximum.region for maximum in found].count(ball) == 1
 
 
+class Crossroads(nn.Module):
+    """Logits 0 and, for each of three strengths, that many times one pixel of the last row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.tensor([9.0, 10.0, 5.0], dtype=F64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        away = self.strength * x[:, 0, -1, :3]
+        return torch.cat([torch.zeros_like(away[:, :1]), away], 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "aims"),
+    [
+        ({}, {1, 2}),
+        ({"aims": 1}, {2}),
+        ({"aims": 3}, {1, 2, 3}),
+        ({"outlier": 1.35}, {2}),
+        ({"outlier": 1.25}, {1, 2}),
+    ],
+)
+def test_the_aims_are_the_classes_that_stand_out_or_the_highest(changes, aims):
+    images, labels = torch.zeros(8, 1, SIDE, SIDE, dtype=F64), torch.zeros(8, dtype=torch.int64)
+    risk = Risk(Crossroads().eval(), images, labels)
+    theta = dict(risk.model.named_parameters())
+    found = replace(SEARCH, **changes)(risk, theta, BALL)
+    led_to = [int(risk.logits(maximum.delta, theta)[0].argmax()) for maximum in found]
+    assert led_to[0] == 2  # the highest first
+    assert set(led_to) == aims
+    assert found[0].climbs == pytest.approx([0.2, 9, 10, 5], abs=0.1)  # the median is 7
+
+
 def test_the_search_is_deterministic_and_leaves_theta_alone():
     _, theta, first = find(1)
     assert float(theta["strength"].detach()) == 8 and theta["strength"].grad is None
@@ -109,7 +144,14 @@ def test_the_search_is_deterministic_and_leaves_theta_alone():
 
 @pytest.mark.parametrize(
     ("setting", "says"),
-    [({"images": 0}, "images"), ({"blocks": 0}, "size"), ({"patch": 0.0}, "radius")],
+    [
+        ({"images": 0}, "images"),
+        ({"aims": 0}, "aims"),
+        ({"outlier": 0.9}, "outlier"),
+        ({"scattered": 1.1}, "scattered"),
+        ({"blocks": 0}, "size"),
+        ({"patch": 0.0}, "radius"),
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(setting, says):
     with pytest.raises(ValueError, match=says):

@@ -1,9 +1,9 @@
-"""The search for I-BAU's settings: chosen on four attacks and the validation split, never on test.
+"""The search for I-BAU's settings: chosen on five attacks and the validation split, never on test.
 
     python -m ibau_lite.experiments.tuning --data cifar10 --results book/results/tuning.jsonl
 
-The networks are those of the zoo (profile `cpu`); BadNets, Blend, l2 inv and Trojan SQ may be
-looked at, the other attacks are kept for the tables, which confirm or refute what was chosen here.
+The networks are those of the zoo (profile `cpu`); BadNets, Blend, l2 inv, Trojan SQ and all-to-all
+may be looked at, the other attacks are kept for the tables, which confirm or refute what was chosen here.
 A row differs from `START` in what its name says; the last of each data set is
 `contenders.unlearning`. What is in the results file already is not run again.
 """
@@ -28,7 +28,7 @@ from ibau_lite.solvers import minres
 
 __all__ = ["ATTACKS", "ROWS", "START", "main", "recipe", "table"]
 
-ATTACKS = ("badnets", "blend", "l2_inv", "trojan_sq")
+ATTACKS = ("badnets", "blend", "l2_inv", "trojan_sq", "all_to_all")
 """The attacks that settings may be chosen by."""
 
 START = IBAUConfig(rounds=1, inner=Ascent(8), solver=None)
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("results/tuning.jsonl"))
     parser.add_argument("--folder", type=Path, help="of the networks; the data's cache by default")
     parser.add_argument("--rows", help="only these rows, separated by semicolons")
-    parser.add_argument("--attacks", help="only these of the four, separated by commas")
+    parser.add_argument("--attacks", help="only these of the five, separated by commas")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="print the table, run nothing")
     choice = parser.parse_args(arguments)

@@ -2,7 +2,8 @@
 
 H(δ, θ) = (1/n) Σᵢ L(f_θ(xᵢ + δ), yᵢ) is a `Risk`; {δ : ‖δ‖ ≤ C_δ} is a `Ball`; an `Ascent` goes
 looking for the maximiser δ(θ). H has several hills: `Scouted` climbs on parts of the images first,
-`Aimed` toward each class, `AimedUnion` toward the most suspicious one in several sets. What is done
+`Aimed` toward each class, `AimedUnion` toward the most suspicious in several sets, one of which may
+be no class in particular (`Scattering`). What is done
 with the answer is up to `ibau_lite.hypergrad`.
 """
 
@@ -12,6 +13,7 @@ from ibau_lite.minimax.ascent import Ascent, Maximum, Region
 from ibau_lite.minimax.ball import Ball
 from ibau_lite.minimax.one_pass import OnePass
 from ibau_lite.minimax.risk import Risk
+from ibau_lite.minimax.scattering import Scattering
 from ibau_lite.minimax.scouted import Scouted
 from ibau_lite.minimax.sparse import SparseBall
 from ibau_lite.minimax.subspaces import Blocks, Subspace, Window, Within
@@ -26,6 +28,7 @@ __all__ = [
     "OnePass",
     "Region",
     "Risk",
+    "Scattering",
     "Scouted",
     "Search",
     "SparseBall",

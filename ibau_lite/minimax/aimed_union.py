@@ -1,8 +1,9 @@
-"""A search in several sets at once, all aimed at one class."""
+"""A search in several sets at once, aimed at what sparse changes lead to."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +13,7 @@ from ibau_lite.minimax.aimed import Toward, classes
 from ibau_lite.minimax.ascent import Ascent, Maximum, Objective, Region
 from ibau_lite.minimax.ball import Ball
 from ibau_lite.minimax.risk import Risk
+from ibau_lite.minimax.scattering import Scattering
 from ibau_lite.minimax.sparse import SparseBall
 from ibau_lite.minimax.subspaces import Blocks, Within, windows
 
@@ -20,29 +22,33 @@ __all__ = ["AimedUnion"]
 
 @dataclass(frozen=True)
 class AimedUnion:
-    r"""Find the class by sparse δ, then climb toward it in several sets.
+    r"""Find the aim by sparse δ, then climb toward it in several sets.
 
     What a trigger looks like is not known: spread over the image, smooth, or a patch. In the ball
     alone the largest H may belong to a δ of another class, to which any network can be led, and a
     patch of a larger norm is not in it. So
 
-    1. for every class k a scout climbs −L(f(x + δ), k) in the ball of sparse δ; the aim is the
-       class whose scout ends with the largest H on all images.
-    2. two δ are sought in each of three sets: the `ball`, those of it that are constant on
+    1. one δ climbs `Scattering` in the ball, on all images. If it misleads more than `scattered` of
+       them, and no class gets more than half, that is the aim, and no class is. Otherwise a scout
+       climbs −L(f(x + δ), k) for every class k in the ball of sparse δ, and H on all images at its
+       end is the height of the class. The aims are the classes that stand more than `outlier`
+       times as high as the median class; where none does, the highest `aims` of them.
+    2. for each aim, δ are sought in three sets: the `ball`, those of it that are constant on
        `blocks`, and ‖δ‖ ≤ `patch` inside a window of half the image's side, of nine windows the one
-       in which the aim succeeds best. One δ climbs toward the aim, and from there H on all images,
-       wherever that leads; the other climbs H alone, and is kept if it leads most images to the
-       aim.
+       in which the aim succeeds best. One δ climbs toward the aim, and from there H on all images
+       as long as it still leads most of them to the class; another climbs H alone, and is kept if
+       it leads most images to the aim.
 
-    Returns all of them, as a tuple of `Maximum`. A defence takes one after the other, which is the
-    average over a union of perturbation sets. All climbs but that on all images see the first
-    `images` images: with K classes, nine windows and n images in all a step of every climb costs
-    (K + 15)·`images` + 3 n image passes forward and back. The `climbs` are H at the scouts' points,
-    class by class.
+    Returns all of them, as a tuple of `Maximum`, whose `value` is H on all images. A defence takes
+    one after the other, which is the average over a union of perturbation sets. All climbs but
+    those on all images see the first `images` images: with K classes, nine windows and n images in
+    all a step of every climb costs (K + 15)·`images` + 4 n image passes forward and back for one
+    aim. The `climbs` are H at the scouts' points, class by class (not where the aim is scattered).
 
-    Raises `ValueError` for less than one image. Warns and raises as `Ascent` does.
-    Source: Wang et al. 2019 (a trigger for every class); Tramèr and Boneh 2019, Maini et al. 2020
-    (training against a union of perturbation sets).
+    Raises `ValueError` for less than one image or aim, an outlier below 1, or a fraction outside
+    (0, 1]. Warns and raises as `Ascent` does.
+    Source: Wang et al. 2019 (a trigger for every class, outliers from the median); Tramèr and Boneh
+    2019, Maini et al. 2020 (training against a union of perturbation sets).
     """
 
     climb: Ascent = Ascent(8)
@@ -50,10 +56,19 @@ class AimedUnion:
     scouts: SparseBall = SparseBall(50.0)
     blocks: int = 2
     patch: float = 6.0
+    aims: int = 2
+    outlier: float = 2.0
+    scattered: float = 0.75
 
     def __post_init__(self) -> None:
-        if self.images < 1:
-            raise ValueError(f"images must be at least 1, got {self.images}")
+        if self.images < 1 or self.aims < 1:
+            raise ValueError(
+                f"images and aims must be at least 1, got {self.images} and {self.aims}"
+            )
+        if not self.outlier >= 1:
+            raise ValueError(f"outlier is a ratio of at least 1, got {self.outlier}")
+        if not 0 < self.scattered <= 1:
+            raise ValueError(f"scattered is a fraction in (0, 1], got {self.scattered}")
         Blocks(self.blocks), Ball(self.patch)  # refuse what they refuse
 
     def __call__(
@@ -63,27 +78,47 @@ class AimedUnion:
         part = risk.subset(slice(self.images))
 
         def climb(objective: Objective, region: Region, at: Tensor | None = start) -> Maximum:
-            return self.climb(objective, theta, region, at)
+            found = self.climb(objective, theta, region, at)
+            return replace(found, value=risk.value(found.delta, theta))
 
-        def height(objective: Objective, region: Region) -> float:
-            return risk.value(climb(objective, region).delta, theta)
+        def sets(way: Objective, merit: Callable[[Maximum], float]) -> Iterator[Region]:
+            yield from (ball, Within(ball, Blocks(self.blocks)))
+            inside = [Within(Ball(self.patch), each) for each in windows(risk.images.shape[1:])]
+            yield max(inside, key=lambda region: merit(climb(way, region)))
 
+        def leads_to(label: int, maximum: Maximum) -> bool:
+            return int(_answers(risk, theta, maximum.delta).mode().values) == label
+
+        scattering = Scattering(risk)
+        if self._is_scattered(_answers(risk, theta, climb(scattering, ball).delta), risk.labels):
+            regions = sets(scattering, lambda maximum: float(maximum.values.max()))
+            return tuple(replace(climb(scattering, region), climbs=()) for region in regions)
         ways = [Toward.of(part, label) for label in range(classes(risk, theta))]
-        heights = [height(way, self.scouts) for way in ways]
-        aim = max(range(len(ways)), key=heights.__getitem__)
-        patches = [Within(Ball(self.patch), each) for each in windows(risk.images.shape[1:])]
-        patch = max(patches, key=lambda region: height(ways[aim], region))
+        heights = [climb(way, self.scouts).value for way in ways]
         found = []
-        for region in (ball, Within(ball, Blocks(self.blocks)), patch):
-            found.append(climb(risk, region, climb(ways[aim], region).delta))
-            away = climb(part, region)
-            if _leads_to(risk, theta, away.delta) == aim:
-                found.append(away)
+        for aim in self._chosen(heights):
+            for region in sets(ways[aim], lambda maximum: maximum.value):
+                aimed = climb(ways[aim], region)
+                onward = climb(risk, region, aimed.delta)
+                found.append(onward if leads_to(aim, onward) else aimed)
+                away = climb(part, region)
+                if leads_to(aim, away):
+                    found.append(away)
         return tuple(replace(maximum, climbs=tuple(heights)) for maximum in found)
 
+    def _is_scattered(self, answers: Tensor, labels: Tensor) -> bool:
+        """Whether most answers are wrong, and not for the sake of one class."""
+        misled = float((answers != labels.to(answers.device)).double().mean())
+        return misled > self.scattered and 2 * int(answers.bincount().max()) <= len(answers)
 
-def _leads_to(risk: Risk, theta: Mapping[str, Tensor], delta: Tensor) -> int:
-    """The class to which δ leads most images."""
+    def _chosen(self, heights: Sequence[float]) -> list[int]:
+        """The classes that stand out, or the highest if none does."""
+        ranked = sorted(range(len(heights)), key=lambda label: -heights[label])
+        least = self.outlier * statistics.median(heights)
+        return [label for label in ranked if heights[label] > least] or ranked[: self.aims]
+
+
+def _answers(risk: Risk, theta: Mapping[str, Tensor], delta: Tensor) -> Tensor:
+    """The classes [n] that the model sees at x + δ."""
     with torch.no_grad():
-        answers = [part.logits(delta, theta).argmax(1) for _, part in risk.chunks()]
-    return int(torch.cat(answers).mode().values)
+        return torch.cat([part.logits(delta, theta).argmax(1) for _, part in risk.chunks()])
