@@ -151,11 +151,12 @@ class IBAUConfig:
     def anchored(cls, **changes: Any) -> IBAUConfig:
         """The recipe of this book's tables: the network's own answers hold the accuracy.
 
-        Several δ, in several sets, toward the class that sparse ones single out; then 10,000
-        images in batches of 100 that take one δ after the other, on half of the images, with labels
-        that are nine tenths the given network's own answer to the image without δ; the indirect
-        term takes 2 products with the Hessian on 25 images; at the end a tenth of the way is gone
-        back. Chosen by validation images of CIFAR-10 (`experiments.tuning`).
+        Several δ, in several sets, toward the classes that sparse ones single out, or away from all
+        classes at once; then 10,000 images in batches of 100 that take one δ after the other, on
+        half of the images, with labels that are nine tenths the given network's own answer to the
+        image without δ; the indirect term takes 2 products with the Hessian on 25 images; at the
+        end a tenth of the way is gone back. Chosen by validation images of CIFAR-10
+        (`experiments.tuning`).
         """
         recipe = cls(
             rounds=1,

@@ -3,7 +3,8 @@
     python -m ibau_lite.experiments.tuning --data cifar10 --results book/results/tuning.jsonl
 
 The networks are those of the zoo (profile `cpu`); BadNets, Blend, l2 inv, Trojan SQ and all-to-all
-may be looked at, the other attacks are kept for the tables, which confirm or refute what was chosen here.
+may be looked at, the other attacks are kept for the tables, which confirm or refute what was chosen
+here.
 A row differs from `START` in what its name says; the last of each data set is
 `contenders.unlearning`. What is in the results file already is not run again.
 """
