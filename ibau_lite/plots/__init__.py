@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ibau_lite.plots.answers import confusion
     from ibau_lite.plots.evidence import over_setting, paths, price
     from ibau_lite.plots.images import image_grid, readings, stamping
     from ibau_lite.plots.rates import bars, curves
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 # Figure -> the file that draws it.
 _HOME = {
     "bars": "rates",
+    "confusion": "answers",
     "curves": "rates",
     "delta_and_trigger": "rounds",
     "gallery": "triggers",
@@ -36,6 +38,7 @@ _HOME = {
 
 __all__ = [
     "bars",
+    "confusion",
     "curves",
     "delta_and_trigger",
     "gallery",
