@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ibau_lite.hypergrad import (
     GradientGraph,
     InSubspace,
+    L1Ball,
     L2Ball,
     LinfBall,
     Sphere,
@@ -26,6 +27,7 @@ from ibau_lite.hypergrad import (
     spectrum,
     unrolled_hypergradient,
 )
+from ibau_lite.minimax import SparseBall
 from ibau_lite.solvers import (
     ConvergenceWarning,
     NegativeCurvatureWarning,
@@ -401,6 +403,30 @@ def test_linf_ball_holds_the_coordinates_at_the_bound():
         close(h.total[name], together[name][D], 1e-7)
 
 
+def test_l1_ball_moves_on_its_face():
+    m, ball = Smooth(), SparseBall(0.1)
+
+    def solve(theta):
+        d = torch.zeros(D).double()
+        for _ in range(300):
+            d = ball.project(d + 0.3 * gradient(m.inner, d, theta))
+        return d
+
+    delta = solve(m.theta)
+    assert 1 < (delta != 0).sum() < D and ball.length(delta) == pytest.approx(ball.radius)
+    face = L1Ball(ball.radius)
+    h = hypergradient(m.outer, m.inner, delta, m.theta, solver=EXACT, constraint=face)
+    jacobian = response_jacobian(m.inner, delta, m.theta, constraint=face)
+    together = differences(lambda t: with_value(m.outer, solve(t), t), m.theta)
+    for name in m.theta:
+        close(jacobian[name], together[name][:D], 1e-7)
+        close(h.total[name], together[name][D], 1e-7)
+    assert max(v.abs().max() for v in h.indirect.values()) > 1e-4
+    inside = m.maximise(m.theta)
+    free = response_jacobian(m.inner, inside, m.theta)
+    close(response_jacobian(m.inner, inside, m.theta, constraint=L1Ball(10.0)), free)
+
+
 @pytest.mark.parametrize("radius", [None, 0.01], ids=["free", "on the sphere"])
 def test_in_a_subspace_it_is_the_problem_of_fewer_variables(radius):
     """δ = B z with an orthonormal B [D × 2]: the same derivatives as the problem in z alone."""
@@ -430,7 +456,7 @@ def test_constraint_refusals():
     m = Quadratic()
     with pytest.raises(ValueError, match="delta = 0"):
         hypergradient(m.outer, m.inner, 0 * m.delta, m.theta, solver=EXACT, constraint=Sphere())
-    for ball in (L2Ball, LinfBall):
+    for ball in (L1Ball, L2Ball, LinfBall):
         with pytest.raises(ValueError, match="project it"):
             response_jacobian(m.inner, m.delta, m.theta, constraint=ball(1e-3))
         for radius in (0.0, -1.0, float("nan")):

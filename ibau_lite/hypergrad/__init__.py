@@ -6,8 +6,8 @@ B = ∇²₂₁ inner [p × d] and g = ∇₁ outer [d], at an interior stationa
 
     ∇δ(θ) = -A⁻¹ Bᵀ,      ∇ψ(θ) = ∇₂ outer - B A⁻¹ g      for ψ(θ) = outer(δ(θ), θ),
 
-and with an active constraint A - λI on the tangent space takes the place of A (`Sphere`, `L2Ball`,
-`LinfBall`, `InSubspace`).
+and with an active constraint A - λI on the tangent space takes the place of A (`Sphere`, `L1Ball`,
+`L2Ball`, `LinfBall`, `InSubspace`).
 
 ======================== ==========================================================================
 `hypergradient`          direct and indirect term of ∇ψ, by K products with A
@@ -27,6 +27,7 @@ from __future__ import annotations
 from ibau_lite.hypergrad._constraints import (
     Constraint,
     InSubspace,
+    L1Ball,
     L2Ball,
     LinfBall,
     Sphere,
@@ -51,6 +52,7 @@ __all__ = [
     "Hypergradient",
     "ImplicitSystem",
     "InSubspace",
+    "L1Ball",
     "L2Ball",
     "LinfBall",
     "Objective",

@@ -108,6 +108,37 @@ class LinfBall:
 
 
 @dataclass(frozen=True)
+class L1Ball:
+    """‖δ‖₁ <= radius: δ stays on the face that it lies on, and within the ball it is free.
+
+    On the boundary, where f still grows outwards, ⟨∇₁ f, δ⟩ > 0, the coordinates that are zero stay
+    zero (strict complementarity: |∂f/∂δ_i| is smaller there than on the support S) and Σ |δ_i| does
+    not change, so that P v = v_S - s ⟨s, v⟩/|S| with s = sign δ. A face is flat: λ = 0. Raises
+    ValueError for a δ outside the ball.
+    """
+
+    radius: float
+    tolerance: float = 1e-4
+
+    def __post_init__(self) -> None:
+        _check_radius(self.radius)
+
+    def tangent(self, delta: Tensor, gradient: Tensor) -> Tangent:
+        size = float(delta.abs().sum())
+        _check_inside(size, self.radius, self.tolerance)
+        on_boundary = size >= (1 - self.tolerance) * self.radius
+        if not (on_boundary and bool((gradient * delta).sum() > 0)):
+            return INTERIOR
+        sign = delta.sign()
+        support = sign.abs()
+
+        def project(v: Tensor) -> Tensor:
+            return support * v - (sign * v).sum() / support.sum() * sign
+
+        return Tangent(project, 0.0)
+
+
+@dataclass(frozen=True)
 class InSubspace:
     """δ ∈ V = range(P), and within V where `constraint` lets it move (anywhere, if None).
 
