@@ -39,6 +39,7 @@ from ibau_lite.hypergrad import (
     Constraint,
     Hypergradient,
     InSubspace,
+    L1Ball,
     L2Ball,
     LinfBall,
     Solver,
@@ -55,6 +56,7 @@ from ibau_lite.minimax import (
     Risk,
     Scouted,
     Search,
+    SparseBall,
     Within,
 )
 from ibau_lite.solvers import fixed_point, minres
@@ -385,11 +387,13 @@ def _inner_risk(model: nn.Module, clean: Labelled, config: IBAUConfig) -> Risk |
 
 
 def _constraint(region: Region, on_ball: bool) -> Constraint | None:
-    """How δ may move with θ: within its subspace, and `on_ball` on the sphere or box it lies on."""
+    """How δ may move with θ: in its subspace, and `on_ball` on the face or sphere it lies on."""
     if isinstance(region, Within):
         return InSubspace(region.subspace, _constraint(region.ball, on_ball))
     if not on_ball:
         return None
+    if isinstance(region, SparseBall):
+        return L1Ball(region.radius)
     kind = LinfBall if isinstance(region, Ball) and region.norm == "linf" else L2Ball
     return kind(region.radius)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +15,7 @@ from ibau_lite.minimax.ball import Ball
 from ibau_lite.minimax.risk import Risk
 from ibau_lite.minimax.scattering import Scattering
 from ibau_lite.minimax.sparse import SparseBall
-from ibau_lite.minimax.subspaces import Blocks, Within, windows
+from ibau_lite.minimax.subspaces import Within, windows
 
 __all__ = ["AimedUnion"]
 
@@ -33,17 +33,19 @@ class AimedUnion:
        climbs −L(f(x + δ), k) for every class k in the ball of sparse δ, and H on all images at its
        end is the height of the class. The aims are the classes that stand more than `outlier`
        times as high as the median class; where none does, the highest `aims` of them.
-    2. for each aim, δ are sought in three sets: the `ball`, those of it that are constant on
-       `blocks`, and ‖δ‖ ≤ `patch` inside a window of half the image's side, of nine windows the one
-       in which the aim succeeds best. One δ climbs toward the aim, and from there H on all images
-       as long as it still leads most of them to the class; another climbs H alone, and is kept if
-       it leads most images to the aim.
+    2. for each aim one δ is sought among the sparse ones, and one with ‖δ‖ ≤ `patch` inside a
+       window of half the image's side, of nine windows the one in which the aim succeeds best. Each
+       climbs toward the aim, and from there H on all images, as long as it still leads most of
+       them to the class. If the class stands out, there may be a trigger in the ball: one δ is
+       sought there that leads toward the class and stops at that, and one within half the radius
+       that climbs H. What the whole ball adds to H is what any network can be led by, and
+       unlearning that costs accuracy.
 
     Returns all of them, as a tuple of `Maximum`, whose `value` is H on all images. A defence takes
     one after the other, which is the average over a union of perturbation sets. All climbs but
     those on all images see the first `images` images: with K classes, nine windows and n images in
-    all a step of every climb costs (K + 15)·`images` + 4 n image passes forward and back for one
-    aim. The `climbs` are H at the scouts' points, class by class (not where the aim is scattered).
+    all a step of every climb costs (K + 13)·`images` + 4 n image passes forward and back for one
+    aim. The `climbs` are the heights, class by class (none where the aim is scattered).
 
     Raises `ValueError` for less than one image or aim, an outlier below 1, or a fraction outside
     (0, 1]. Warns and raises as `Ascent` does.
@@ -54,7 +56,6 @@ class AimedUnion:
     climb: Ascent = Ascent(8)
     images: int = 50
     scouts: SparseBall = SparseBall(50.0)
-    blocks: int = 2
     patch: float = 6.0
     aims: int = 2
     outlier: float = 2.0
@@ -69,7 +70,7 @@ class AimedUnion:
             raise ValueError(f"outlier is a ratio of at least 1, got {self.outlier}")
         if not 0 < self.scattered <= 1:
             raise ValueError(f"scattered is a fraction in (0, 1], got {self.scattered}")
-        Blocks(self.blocks), Ball(self.patch)  # refuse what they refuse
+        Ball(self.patch)  # refuses what it refuses
 
     def __call__(
         self, risk: Risk, theta: Mapping[str, Tensor], ball: Ball, start: Tensor | None = None
@@ -81,29 +82,34 @@ class AimedUnion:
             found = self.climb(objective, theta, region, at)
             return replace(found, value=risk.value(found.delta, theta))
 
-        def sets(way: Objective, merit: Callable[[Maximum], float]) -> Iterator[Region]:
-            yield from (ball, Within(ball, Blocks(self.blocks)))
-            inside = [Within(Ball(self.patch), each) for each in windows(risk.images.shape[1:])]
-            yield max(inside, key=lambda region: merit(climb(way, region)))
-
-        def leads_to(label: int, maximum: Maximum) -> bool:
-            return int(_answers(risk, theta, maximum.delta).mode().values) == label
+        def best_window(way: Objective, merit: Callable[[Maximum], float]) -> Region:
+            regions = (Within(Ball(self.patch), each) for each in windows(risk.images.shape[1:]))
+            return max(regions, key=lambda region: merit(climb(way, region)))
 
         scattering = Scattering(risk)
-        if self._is_scattered(_answers(risk, theta, climb(scattering, ball).delta), risk.labels):
-            regions = sets(scattering, lambda maximum: float(maximum.values.max()))
-            return tuple(replace(climb(scattering, region), climbs=()) for region in regions)
+        scout = climb(scattering, ball)
+        if self._is_scattered(_answers(risk, theta, scout.delta), risk.labels):
+            window = best_window(scattering, lambda maximum: float(maximum.values.max()))
+            return tuple(replace(each, climbs=()) for each in (scout, climb(scattering, window)))
+
         ways = [Toward.of(part, label) for label in range(classes(risk, theta))]
-        heights = [climb(way, self.scouts).value for way in ways]
+        scouts = [climb(way, self.scouts) for way in ways]
+        heights = [maximum.value for maximum in scouts]
+
+        def onward(aim: int, region: Region, aimed: Maximum) -> Maximum:
+            further = climb(risk, region, aimed.delta)
+            answers = _answers(risk, theta, further.delta)
+            return further if int(answers.mode().values) == aim else aimed
+
         found = []
         for aim in self._chosen(heights):
-            for region in sets(ways[aim], lambda maximum: maximum.value):
-                aimed = climb(ways[aim], region)
-                onward = climb(risk, region, aimed.delta)
-                found.append(onward if leads_to(aim, onward) else aimed)
-                away = climb(part, region)
-                if leads_to(aim, away):
-                    found.append(away)
+            window = best_window(ways[aim], lambda maximum: maximum.value)
+            found.append(onward(aim, self.scouts, scouts[aim]))
+            found.append(onward(aim, window, climb(ways[aim], window)))
+            if self._stands_out(heights, aim):
+                half = replace(ball, radius=ball.radius / 2)
+                found.append(climb(ways[aim], ball))
+                found.append(onward(aim, half, climb(ways[aim], half)))
         return tuple(replace(maximum, climbs=tuple(heights)) for maximum in found)
 
     def _is_scattered(self, answers: Tensor, labels: Tensor) -> bool:
@@ -114,8 +120,11 @@ class AimedUnion:
     def _chosen(self, heights: Sequence[float]) -> list[int]:
         """The classes that stand out, or the highest if none does."""
         ranked = sorted(range(len(heights)), key=lambda label: -heights[label])
-        least = self.outlier * statistics.median(heights)
-        return [label for label in ranked if heights[label] > least] or ranked[: self.aims]
+        outstanding = [label for label in ranked if self._stands_out(heights, label)]
+        return outstanding or ranked[: self.aims]
+
+    def _stands_out(self, heights: Sequence[float], label: int) -> bool:
+        return heights[label] > self.outlier * statistics.median(heights)
 
 
 def _answers(risk: Risk, theta: Mapping[str, Tensor], delta: Tensor) -> Tensor:
