@@ -33,13 +33,12 @@ class AimedUnion:
        climbs −L(f(x + δ), k) for every class k in the ball of sparse δ, and H on all images at its
        end is the height of the class. The aims are the classes that stand more than `outlier`
        times as high as the median class; where none does, the highest `aims` of them.
-    2. for each aim one δ is sought among the sparse ones, and one with ‖δ‖ ≤ `patch` inside a
-       window of half the image's side, of nine windows the one in which the aim succeeds best. Each
-       climbs toward the aim, and from there H on all images, as long as it still leads most of
-       them to the class. If the class stands out, there may be a trigger in the ball: one δ is
-       sought there that leads toward the class and stops at that, and one within half the radius
-       that climbs H. What the whole ball adds to H is what any network can be led by, and
-       unlearning that costs accuracy.
+    2. for each aim four δ are sought: among the sparse ones; with ‖δ‖ ≤ `patch` inside a window of
+       half the image's side, of nine windows the one in which the aim succeeds best; in the ball;
+       and within half its radius. Each climbs toward the aim, and from there H on all images, as
+       long as it still leads most of them to the class; but the one in the whole ball stops at the
+       class. What the whole ball adds to H is what any network can be led by, and unlearning that
+       costs accuracy.
 
     Returns all of them, as a tuple of `Maximum`, whose `value` is H on all images. A defence takes
     one after the other, which is the average over a union of perturbation sets. All climbs but
@@ -101,15 +100,13 @@ class AimedUnion:
             answers = _answers(risk, theta, further.delta)
             return further if int(answers.mode().values) == aim else aimed
 
-        found = []
+        found, half = [], replace(ball, radius=ball.radius / 2)
         for aim in self._chosen(heights):
             window = best_window(ways[aim], lambda maximum: maximum.value)
             found.append(onward(aim, self.scouts, scouts[aim]))
             found.append(onward(aim, window, climb(ways[aim], window)))
-            if self._stands_out(heights, aim):
-                half = replace(ball, radius=ball.radius / 2)
-                found.append(climb(ways[aim], ball))
-                found.append(onward(aim, half, climb(ways[aim], half)))
+            found.append(climb(ways[aim], ball))
+            found.append(onward(aim, half, climb(ways[aim], half)))
         return tuple(replace(maximum, climbs=tuple(heights)) for maximum in found)
 
     def _is_scattered(self, answers: Tensor, labels: Tensor) -> bool:
@@ -120,11 +117,8 @@ class AimedUnion:
     def _chosen(self, heights: Sequence[float]) -> list[int]:
         """The classes that stand out, or the highest if none does."""
         ranked = sorted(range(len(heights)), key=lambda label: -heights[label])
-        outstanding = [label for label in ranked if self._stands_out(heights, label)]
-        return outstanding or ranked[: self.aims]
-
-    def _stands_out(self, heights: Sequence[float], label: int) -> bool:
-        return heights[label] > self.outlier * statistics.median(heights)
+        least = self.outlier * statistics.median(heights)
+        return [label for label in ranked if heights[label] > least] or ranked[: self.aims]
 
 
 def _answers(risk: Risk, theta: Mapping[str, Tensor], delta: Tensor) -> Tensor:
