@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from ibau_lite.minimax import Ball, SparseBall, Window, Within
+from ibau_lite.minimax import Ball, Blocks, SparseBall, Window, Within
 from ibau_lite.minimax.subspaces import windows
 
 SHAPE = (2, 5, 4)
@@ -20,7 +20,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
-SUBSPACES = [Window(1, 0, 3), Window(4, 3, 9), Window(0, 0, 2)]
+SUBSPACES = [Window(1, 0, 3), Window(4, 3, 9), Blocks(2), Blocks(3), Blocks(1)]
 SETS = [
     Ball(0.7),
     Ball(0.7, "linf"),
@@ -131,8 +131,10 @@ def test_sets_that_make_no_sense_are_refused():
     for fraction in (0.0, 1.1):
         with pytest.raises(ValueError, match="fraction"):
             SparseBall(1.0, fraction)
+    with pytest.raises(ValueError, match="size"):
+        Blocks(0)
     for place in ((-1, 0, 2), (0, -1, 2), (0, 0, 0)):
         with pytest.raises(ValueError, match="window"):
             Window(*place)
     with pytest.raises(ValueError, match="'l2', got 'linf'"):
-        Within(Ball(1.0, "linf"), Window(0, 0, 2))
+        Within(Ball(1.0, "linf"), Blocks(2))

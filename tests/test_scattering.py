@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ibau_lite.minimax import AimedUnion, Ascent, Ball, Risk, Scattering, SparseBall, Within
+from ibau_lite.minimax import AimedUnion, Ascent, Ball, Risk, Scattering, SparseBall
 from ibau_lite.models import small_cnn
 
 CLASSES, SIDE, F64 = 4, 4, torch.float64
@@ -76,9 +76,9 @@ def test_an_all_to_all_rule_is_found_where_h_alone_ends_in_one_class():
     alone = Ascent(12)(risk, theta, BALL)
     assert set(risk.logits(alone.delta, theta).argmax(1).tolist()) == {0}
     found = SEARCH(risk, theta, BALL)
-    assert [type(maximum.region) for maximum in found] == [Ball, Within]
-    for maximum in found:
-        assert maximum.climbs == ()
+    assert len(found) == 3 and all(maximum.climbs == () for maximum in found)
+    # the ball and the window hold the trigger's pixel; the mean of a block of four does not
+    for maximum in (found[0], found[2]):
         answers = risk.logits(maximum.delta, theta).argmax(1)
         assert answers.tolist() == ((risk.labels + 1) % CLASSES).tolist()
         assert maximum.value == pytest.approx(risk.value(maximum.delta, theta))

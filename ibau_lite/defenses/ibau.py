@@ -156,8 +156,9 @@ class IBAUConfig:
         Several δ, in several sets, toward the classes that sparse ones single out, or away from all
         classes at once; then 10,000 images in batches of 100 that take one δ after the other, on
         half of the images, with labels that are nine tenths the given network's own answer to the
-        image without δ; the indirect term takes 2 products with the Hessian on 25 images. Chosen by
-        validation images of CIFAR-10 (`experiments.tuning`).
+        image without δ; the indirect term takes 2 products with the Hessian on 25 images; at the
+        end a tenth of the way is gone back. Chosen by validation images of CIFAR-10
+        (`experiments.tuning`).
         """
         recipe = cls(
             rounds=1,
@@ -166,6 +167,7 @@ class IBAUConfig:
             batch_size=100,
             stamped=0.5,
             anchor=0.9,
+            draw_back=0.1,
             solver=_TWO_PRODUCTS,
             implicit_images=25,
         )

@@ -55,12 +55,13 @@ CONTENDERS: dict[str, tuple[str, str | None]] = {
 def unlearning(data: str) -> IBAUConfig:
     """I-BAU's settings for a data set of photographs: `IBAUConfig.anchored`.
 
-    For GTSRB without the anchor, since the clean images teach its networks something; with 15 %
-    stamped, and with 20 images for each of its 43 classes when the aim is sought.
+    For GTSRB without the anchor and without going back, since the clean images teach its networks
+    something; with 15 % stamped, and with 20 images for each of its 43 classes when the aim is
+    sought.
     """
     if data == "gtsrb":
         search = AimedUnion(images=20)
-        return IBAUConfig.anchored(anchor=0.0, stamped=0.15, inner=search)
+        return IBAUConfig.anchored(anchor=0.0, draw_back=0.0, stamped=0.15, inner=search)
     return IBAUConfig.anchored(flip=True)
 
 

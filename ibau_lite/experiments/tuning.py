@@ -43,6 +43,7 @@ _AIMED: dict[str, Any] = {**_PARTS, "inner": Aimed()}
 _LIGHTER: dict[str, Any] = {**_AIMED, "stamped": 0.1}
 _LONGER: dict[str, Any] = {**_LIGHTER, "outer_images": 10_000}
 _SETS: dict[str, Any] = {**_LONGER, "inner": AimedUnion(), "stamped": 0.5}
+_BACK: dict[str, Any] = {**_SETS, "draw_back": 0.1}
 _FREE: dict[str, Any] = {**_SETS, "inner": AimedUnion(images=20), "anchor": 0.0}
 _RARE: dict[str, Any] = {**_FREE, "stamped": 0.15}
 
@@ -72,7 +73,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "D, 2 products": {**_LONGER, **_PRODUCTS},
     "D, 50 % stamped": {**_LONGER, "stamped": 0.5},
     "E: D in several sets, 50 % stamped": _SETS,
-    "E, 2 products": {**_SETS, **_PRODUCTS},
+    "E, drawn back": _BACK,
+    "E, drawn back, 2 products": {**_BACK, **_PRODUCTS},
     "F: E without the anchor": _FREE,
     "F, 15 % stamped": _RARE,
     "F, 15 % stamped, 2 products": {**_RARE, **_PRODUCTS},

@@ -16,13 +16,14 @@ from ibau_lite.minimax.risk import Risk
 from ibau_lite.minimax.scattering import Scattering
 from ibau_lite.minimax.scouted import Scouted
 from ibau_lite.minimax.sparse import SparseBall
-from ibau_lite.minimax.subspaces import Window, Within
+from ibau_lite.minimax.subspaces import Blocks, Subspace, Window, Within
 
 __all__ = [
     "Aimed",
     "AimedUnion",
     "Ascent",
     "Ball",
+    "Blocks",
     "Maximum",
     "OnePass",
     "Region",
@@ -31,6 +32,7 @@ __all__ = [
     "Scouted",
     "Search",
     "SparseBall",
+    "Subspace",
     "Window",
     "Within",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +15,7 @@ from ibau_lite.minimax.ball import Ball
 from ibau_lite.minimax.risk import Risk
 from ibau_lite.minimax.scattering import Scattering
 from ibau_lite.minimax.sparse import SparseBall
-from ibau_lite.minimax.subspaces import Within, windows
+from ibau_lite.minimax.subspaces import Blocks, Within, windows
 
 __all__ = ["AimedUnion"]
 
@@ -33,18 +33,17 @@ class AimedUnion:
        climbs −L(f(x + δ), k) for every class k in the ball of sparse δ, and H on all images at its
        end is the height of the class. The aims are the classes that stand more than `outlier`
        times as high as the median class; where none does, the highest `aims` of them.
-    2. for each aim four δ are sought: among the sparse ones; with ‖δ‖ ≤ `patch` inside a window of
-       half the image's side, of nine windows the one in which the aim succeeds best; in the ball;
-       and within half its radius. Each climbs toward the aim, and from there H on all images, as
-       long as it still leads most of them to the class; but the one in the whole ball stops at the
-       class. What the whole ball adds to H is what any network can be led by, and unlearning that
-       costs accuracy.
+    2. for each aim, δ are sought in three sets: the `ball`, those of it that are constant on
+       `blocks`, and ‖δ‖ ≤ `patch` inside a window of half the image's side, of nine windows the one
+       in which the aim succeeds best. One δ climbs toward the aim, and from there H on all images
+       as long as it still leads most of them to the class; another climbs H alone, and is kept if
+       it leads most images to the aim.
 
     Returns all of them, as a tuple of `Maximum`, whose `value` is H on all images. A defence takes
     one after the other, which is the average over a union of perturbation sets. All climbs but
     those on all images see the first `images` images: with K classes, nine windows and n images in
-    all a step of every climb costs (K + 13)·`images` + 4 n image passes forward and back for one
-    aim. The `climbs` are the heights, class by class (none where the aim is scattered).
+    all a step of every climb costs (K + 15)·`images` + 4 n image passes forward and back for one
+    aim. The `climbs` are H at the scouts' points, class by class (not where the aim is scattered).
 
     Raises `ValueError` for less than one image or aim, an outlier below 1, or a fraction outside
     (0, 1]. Warns and raises as `Ascent` does.
@@ -55,6 +54,7 @@ class AimedUnion:
     climb: Ascent = Ascent(8)
     images: int = 50
     scouts: SparseBall = SparseBall(50.0)
+    blocks: int = 2
     patch: float = 6.0
     aims: int = 2
     outlier: float = 2.0
@@ -69,7 +69,7 @@ class AimedUnion:
             raise ValueError(f"outlier is a ratio of at least 1, got {self.outlier}")
         if not 0 < self.scattered <= 1:
             raise ValueError(f"scattered is a fraction in (0, 1], got {self.scattered}")
-        Ball(self.patch)  # refuses what it refuses
+        Blocks(self.blocks), Ball(self.patch)  # refuse what they refuse
 
     def __call__(
         self, risk: Risk, theta: Mapping[str, Tensor], ball: Ball, start: Tensor | None = None
@@ -81,32 +81,29 @@ class AimedUnion:
             found = self.climb(objective, theta, region, at)
             return replace(found, value=risk.value(found.delta, theta))
 
-        def best_window(way: Objective, merit: Callable[[Maximum], float]) -> Region:
-            regions = (Within(Ball(self.patch), each) for each in windows(risk.images.shape[1:]))
-            return max(regions, key=lambda region: merit(climb(way, region)))
+        def sets(way: Objective, merit: Callable[[Maximum], float]) -> Iterator[Region]:
+            yield from (ball, Within(ball, Blocks(self.blocks)))
+            inside = [Within(Ball(self.patch), each) for each in windows(risk.images.shape[1:])]
+            yield max(inside, key=lambda region: merit(climb(way, region)))
+
+        def leads_to(label: int, maximum: Maximum) -> bool:
+            return int(_answers(risk, theta, maximum.delta).mode().values) == label
 
         scattering = Scattering(risk)
-        scout = climb(scattering, ball)
-        if self._is_scattered(_answers(risk, theta, scout.delta), risk.labels):
-            window = best_window(scattering, lambda maximum: float(maximum.values.max()))
-            return tuple(replace(each, climbs=()) for each in (scout, climb(scattering, window)))
-
+        if self._is_scattered(_answers(risk, theta, climb(scattering, ball).delta), risk.labels):
+            regions = sets(scattering, lambda maximum: float(maximum.values.max()))
+            return tuple(replace(climb(scattering, region), climbs=()) for region in regions)
         ways = [Toward.of(part, label) for label in range(classes(risk, theta))]
-        scouts = [climb(way, self.scouts) for way in ways]
-        heights = [maximum.value for maximum in scouts]
-
-        def onward(aim: int, region: Region, aimed: Maximum) -> Maximum:
-            further = climb(risk, region, aimed.delta)
-            answers = _answers(risk, theta, further.delta)
-            return further if int(answers.mode().values) == aim else aimed
-
-        found, half = [], replace(ball, radius=ball.radius / 2)
+        heights = [climb(way, self.scouts).value for way in ways]
+        found = []
         for aim in self._chosen(heights):
-            window = best_window(ways[aim], lambda maximum: maximum.value)
-            found.append(onward(aim, self.scouts, scouts[aim]))
-            found.append(onward(aim, window, climb(ways[aim], window)))
-            found.append(climb(ways[aim], ball))
-            found.append(onward(aim, half, climb(ways[aim], half)))
+            for region in sets(ways[aim], lambda maximum: maximum.value):
+                aimed = climb(ways[aim], region)
+                onward = climb(risk, region, aimed.delta)
+                found.append(onward if leads_to(aim, onward) else aimed)
+                away = climb(part, region)
+                if leads_to(aim, away):
+                    found.append(away)
         return tuple(replace(maximum, climbs=tuple(heights)) for maximum in found)
 
     def _is_scattered(self, answers: Tensor, labels: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Windows of the image, and the part of a ball that lies in one."""
+"""Linear subspaces of the perturbations, and the part of a ball that lies in one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ibau_lite.minimax.ball import Ball
 
-__all__ = ["Window", "Within", "windows"]
+__all__ = ["Blocks", "Subspace", "Window", "Within", "windows"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,33 @@ def windows(shape: torch.Size) -> Iterator[Window]:
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """The δ [C, H, W] that are constant on blocks of `size`×`size` pixels (less at the edge)."""
+
+    size: int = 2
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"a block has a size of at least 1, got {self.size}")
+
+    def __call__(self, delta: Tensor) -> Tensor:
+        """P δ, the nearest δ of the subspace: the mean of each block."""
+        for axis in (-2, -1):
+            block = torch.arange(delta.shape[axis], device=delta.device) // self.size
+            count = torch.bincount(block).to(delta)
+            shape = list(delta.shape)
+            shape[axis] = len(count)
+            sums = delta.new_zeros(shape).index_add(axis, block, delta)
+            along = count[:, None] if axis == -2 else count
+            delta = (sums / along).index_select(axis, block)
+        return delta
+
+
+Subspace = Window | Blocks
+"""An orthogonal projection P = Pᵀ = P² of perturbations, called on one."""
+
+
+@dataclass(frozen=True)
 class Within:
     """{δ ∈ V : ‖δ‖₂ ≤ radius}, V a linear subspace: a ball like any other, in fewer dimensions.
 
@@ -50,7 +77,7 @@ class Within:
     """
 
     ball: Ball
-    subspace: Window
+    subspace: Subspace
 
     def __post_init__(self) -> None:
         if self.ball.norm != "l2":

@@ -17,7 +17,7 @@ def test_settings_are_searched_on_some_attacks_and_confirmed_on_the_others() -> 
 @pytest.mark.parametrize(
     ("data", "row"),
     [
-        ("cifar10", "E, 2 products"),
+        ("cifar10", "E, drawn back, 2 products"),
         ("gtsrb", "F, 15 % stamped, 2 products"),
     ],
 )
