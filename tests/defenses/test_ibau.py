@@ -13,7 +13,7 @@ from ibau_lite import models
 from ibau_lite.attacks import badnets
 from ibau_lite.data import Labelled
 from ibau_lite.defenses import FineTuningConfig, IBAUConfig, fine_tuning, ibau
-from ibau_lite.hypergrad import InSubspace, L2Ball, hypergradient
+from ibau_lite.hypergrad import InSubspace, L1Ball, L2Ball, hypergradient
 from ibau_lite.metrics import evaluate
 from ibau_lite.minimax import (
     Aimed,
@@ -23,6 +23,7 @@ from ibau_lite.minimax import (
     OnePass,
     Risk,
     Scouted,
+    SparseBall,
     Within,
 )
 from ibau_lite.solvers import conjugate_gradient
@@ -78,14 +79,28 @@ def test_drawing_back_goes_a_part_of_the_straight_way_to_the_given_weights(model
         torch.testing.assert_close(ours, 0.75 * end + 0.25 * given)
 
 
-def test_several_deltas_take_turns_each_in_its_own_set(model, clean, monkeypatch):
-    taken = []
+@pytest.fixture
+def taken(monkeypatch):
+    """What each outer step was taken at: (δ, constraint)."""
+    steps = []
 
     def watched(outer, inner, delta, theta, **told):
-        taken.append((delta, told["constraint"]))
+        steps.append((delta, told["constraint"]))
         return hypergradient(outer, inner, delta, theta, **told)
 
     monkeypatch.setattr(sys.modules["ibau_lite.defenses.ibau"], "hypergradient", watched)
+    return steps
+
+
+def test_a_sparse_delta_moves_on_its_face(model, clean, taken):
+    def search(risk, theta, ball):
+        return Ascent(2)(risk, theta, SparseBall(2.0))
+
+    ibau(model, clean, config=replace(BRIEF, rounds=1, inner=search))
+    assert taken and all(constraint == L1Ball(2.0) for _, constraint in taken)
+
+
+def test_several_deltas_take_turns_each_in_its_own_set(model, clean, taken):
     search = AimedUnion(Ascent(2), images=4, patch=0.5)
     config = replace(BRIEF, rounds=1, inner=search, inner_images=None, batch_size=2)
     found = ibau(model, clean, config=config)
