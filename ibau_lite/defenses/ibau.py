@@ -245,12 +245,12 @@ def ibau(
         seed: which images are drawn, stamped and shifted.
         evaluator: called on the network after each round; its dict goes into the history.
 
-    Returns: `Defended`, with one row a round in `history`: value (H at δ), delta_norm, climbs (of
-        the search, see `Maximum`), loss (mean outer loss), direct and indirect (mean norms of the
-        two terms as computed), residual (the true relative residual of the round's first solve),
-        and with `config.stopping` the held-out accuracy, clean and under the worst δ; and of the
-        last round the worst δ in `details["delta"]` [C, H, W] and all that were found in
-        `details["deltas"]` [m, C, H, W].
+    Returns: `Defended`, with one row a round in `history`: value (H at δ), delta_norm, loss (mean
+        outer loss), direct and indirect (mean norms of the two terms as computed), residual (the
+        true relative residual of the round's first solve), and with `config.stopping` the held-out
+        accuracy, clean and under the worst δ; and of the last round the worst δ in
+        `details["delta"]` [C, H, W], all that were found in `details["deltas"]` [m, C, H, W], and
+        the `climbs` of the search (see `Maximum`) in `details["climbs"]`.
 
     Raises: `TypeError` and `ValueError` for an unusable model or clean set, at the door;
         `FloatingPointError` if θ becomes NaN or infinite. The solver warns where its answer may be
@@ -318,6 +318,7 @@ def ibau(
     details: dict[str, Any] = {
         "delta": worst.delta,
         "deltas": torch.stack([maximum.delta for maximum in found]),
+        "climbs": list(worst.climbs),
     }
     if watch is not None:
         watch.restore()
@@ -430,7 +431,7 @@ def _followed(
     }
 
 
-def _summary(found: Maximum, steps: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
+def _summary(found: Maximum, steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     """What the history keeps of a round, the steps' numbers as means over those that have them."""
     means = {
         name: float(torch.stack([step[name] for step in steps if name in step]).mean())
@@ -439,6 +440,5 @@ def _summary(found: Maximum, steps: Sequence[Mapping[str, Tensor]]) -> dict[str,
     return {
         "value": found.value,
         "delta_norm": float(found.region.length(found.delta)),
-        "climbs": list(found.climbs),
         **means,
     }
