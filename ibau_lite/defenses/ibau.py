@@ -437,8 +437,4 @@ def _summary(found: Maximum, steps: Sequence[Mapping[str, Tensor]]) -> dict[str,
         name: float(torch.stack([step[name] for step in steps if name in step]).mean())
         for name in steps[0]
     }
-    return {
-        "value": found.value,
-        "delta_norm": float(found.region.length(found.delta)),
-        **means,
-    }
+    return {"value": found.value, "delta_norm": float(found.region.length(found.delta)), **means}

@@ -50,10 +50,10 @@ def course(experiment: Experiment, profile: str, attack: str = "") -> Course:
     dozen networks cost hours instead of days; all-to-all and seven triggers, which have a label for
     each class to learn, take a longer one (all-to-all: ASR 57.8 % after 4 epochs and 69.8 % after
     10 at half of the rate, 75.3 % after 20 and 78.5 % after 50 at the whole, and 80.8 % after 70
-    more in a third cycle). GTSRB's networks are
-    poisoned from step 1, and the poison takes twice the recipe's epochs: BadNets has ACC 96.0 %
-    after 6, 96.7 % after a second cycle of 6, and 97.6 % after 12 in one cycle. All-to-all has
-    98.1 % after 6; BadNets loses most and takes 18 (98.0 %).
+    more in a third cycle). GTSRB's networks are poisoned from step 1, and the poison takes twice
+    the recipe's epochs: BadNets has ACC 96.0 % after 6, 96.7 % after a second cycle of 6, and
+    97.6 % after 12 in one cycle. All-to-all has 98.1 % after 6; BadNets loses most and takes 18
+    (98.0 %).
 
     The figures are in `book/results/courses.jsonl` and `zoo.jsonl`.
     """

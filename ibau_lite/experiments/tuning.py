@@ -1,12 +1,12 @@
-"""The search for I-BAU's settings: chosen on five attacks and the validation split, never on test.
+"""The search for I-BAU's settings: chosen on five attacks and the validation split.
 
     python -m ibau_lite.experiments.tuning --data cifar10 --results book/results/tuning.jsonl
 
 The networks are those of the zoo (profile `cpu`); BadNets, Blend, l2 inv, Trojan SQ and all-to-all
 may be looked at, the other attacks are kept for the tables, which confirm or refute what was chosen
-here.
-A row differs from `START` in what its name says; the last of each data set is
-`contenders.unlearning`. What is in the results file already is not run again.
+here; chapter 12 says where cells of the tables had a say all the same. A row differs from `START`
+in what its name says; the last of each data set is `contenders.unlearning`. What is in the results
+file already is not run again.
 """
 
 from __future__ import annotations

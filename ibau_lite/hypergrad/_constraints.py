@@ -80,10 +80,8 @@ class L2Ball:
     def tangent(self, delta: Tensor, gradient: Tensor) -> Tangent:
         size = float(torch.linalg.vector_norm(delta))
         _check_inside(size, self.radius, self.tolerance)
-        on_boundary = size >= (1 - self.tolerance) * self.radius
-        if on_boundary and bool((gradient * delta).sum() > 0):
-            return Sphere().tangent(delta, gradient)
-        return INTERIOR
+        held = size >= (1 - self.tolerance) * self.radius and _grows_outwards(delta, gradient)
+        return Sphere().tangent(delta, gradient) if held else INTERIOR
 
 
 @dataclass(frozen=True)
@@ -126,8 +124,7 @@ class L1Ball:
     def tangent(self, delta: Tensor, gradient: Tensor) -> Tangent:
         size = float(delta.abs().sum())
         _check_inside(size, self.radius, self.tolerance)
-        on_boundary = size >= (1 - self.tolerance) * self.radius
-        if not (on_boundary and bool((gradient * delta).sum() > 0)):
+        if size < (1 - self.tolerance) * self.radius or not _grows_outwards(delta, gradient):
             return INTERIOR
         sign = delta.sign()
         support = sign.abs()
@@ -155,6 +152,10 @@ class InSubspace:
         if self.constraint is not None:
             within = self.constraint.tangent(delta, self.subspace(gradient))
         return Tangent(lambda v: self.subspace(within.project(v)), within.multiplier)
+
+
+def _grows_outwards(delta: Tensor, gradient: Tensor) -> bool:
+    return bool((gradient * delta).sum() > 0)
 
 
 def _check_radius(radius: float) -> None:

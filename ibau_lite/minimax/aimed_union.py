@@ -90,9 +90,11 @@ class AimedUnion:
             return int(_answers(risk, theta, maximum.delta).mode().values) == label
 
         scattering = Scattering(risk)
-        if self._is_scattered(_answers(risk, theta, climb(scattering, ball).delta), risk.labels):
-            regions = sets(scattering, lambda maximum: float(maximum.values.max()))
-            return tuple(replace(climb(scattering, region), climbs=()) for region in regions)
+        scout = climb(scattering, ball)
+        if self._is_scattered(_answers(risk, theta, scout.delta), risk.labels):
+            _, *others = sets(scattering, lambda maximum: float(maximum.values.max()))
+            found = [scout, *(climb(scattering, region) for region in others)]
+            return tuple(replace(maximum, climbs=()) for maximum in found)
         ways = [Toward.of(part, label) for label in range(classes(risk, theta))]
         heights = [climb(way, self.scouts).value for way in ways]
         found = []
