@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from ibau_lite.convolution import Geometry, convolution
 
-__all__ = ["fold_batchnorm"]
+__all__ = ["fold_batchnorm", "frozen"]
 
 _Norm = nn.modules.batchnorm._BatchNorm
 _Layer = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -55,6 +55,18 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
                 vars(layer)["forward"] = _Folded(layer, module)
                 vars(module)["forward"] = _identity
     return view
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    """A copy to be read only: in evaluation mode, folded, no parameter asking for a gradient.
+
+    On a processor its channels lie last, which makes a convolution faster (up to 1.4 times in a
+    forward pass of `small_vgg`). Gradients in the images are those of the model.
+    """
+    view: nn.Module = copy.deepcopy(model).eval().requires_grad_(False)
+    if next(view.parameters()).device.type == "cpu":
+        view = view.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return fold_batchnorm(view)
 
 
 def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,6 @@ Source: Chen, Fu, Zhao, Koushanfar, *DeepInspect*, IJCAI 2019.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,7 +25,7 @@ from ibau_lite.data import Labelled
 from ibau_lite.defenses.outliers import left_anomaly_index
 from ibau_lite.defenses.protocol import Defended, Evaluator, configured
 from ibau_lite.defenses.suspects import SuspectConfig, Suspects, cleanse
-from ibau_lite.folding import fold_batchnorm
+from ibau_lite.folding import frozen
 
 __all__ = ["DeepInspectConfig", "TriggerGenerator", "deepinspect"]
 
@@ -37,7 +36,8 @@ class DeepInspectConfig(SuspectConfig):
 
     `steps` batches of `search_batch` clean images, Adam with step `search_lr` for G and D. `gan`
     and `size` are γ₁ and γ₂, `free` the c that costs nothing, in units of pixel values summed over
-    channels. A trigger counts as found where at least `success` of the images follow it.
+    channels. A trigger counts as found where at least `success` of the first `checked` images
+    follow it.
     `chunk` bounds the stamped images in one forward pass, and changes nothing else.
 
     The original substitutes the data by model inversion; here it gets the clean set that every
@@ -54,11 +54,12 @@ class DeepInspectConfig(SuspectConfig):
     size: float = 0.02
     free: float = 5.0
     success: float = 0.8
+    checked: int = 1000
     chunk: int = 512
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "search_batch", "noise", "width", "chunk"):
+        for name in ("steps", "search_batch", "noise", "width", "checked", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.search_lr > 0:
@@ -128,11 +129,11 @@ def _search(
     clean: Labelled,
     generator: torch.Generator,
 ) -> Suspects:
-    frozen = fold_batchnorm(copy.deepcopy(model).requires_grad_(False))
-    first = next(frozen.parameters())
+    network = frozen(model)
+    first = next(network.parameters())
     images = clean.images.to(first.dtype)
     with torch.inference_mode():
-        count = frozen(images[:1]).shape[1]
+        count = network(images[:1]).shape[1]
     classes = torch.arange(count, device=images.device)
     triggers, judge = _networks(config, count, images, seed)
     adam_g = torch.optim.Adam(triggers.parameters(), lr=config.search_lr)
@@ -144,7 +145,7 @@ def _search(
         batch, labels = images[index], clean.labels[index]
         # The perturbations first, then their slopes class by class: the network sees chunks.
         perturbations = triggers(draw(count), classes)
-        slopes, fake = _slopes(frozen, judge, batch, labels, perturbations.detach(), config)
+        slopes, fake = _slopes(network, judge, batch, labels, perturbations.detach(), config)
         adam_g.zero_grad(set_to_none=True)
         perturbations.backward(slopes)
         adam_g.step()
@@ -152,7 +153,7 @@ def _search(
         adam_d.zero_grad(set_to_none=True)
         (real_loss + judge(fake).square().mean()).backward()
         adam_d.step()
-    return _suspects(config, frozen, triggers.requires_grad_(False), clean, generator)
+    return _suspects(config, network, triggers.requires_grad_(False), clean, generator)
 
 
 def _networks(
@@ -215,6 +216,7 @@ def _suspects(
     generator: torch.Generator,
 ) -> Suspects:
     """Sizes and successes over fresh noise, and the stamp that draws a new trigger an image."""
+    clean = clean[: config.checked]
     images = clean.images.to(next(model.parameters()).dtype)
     classes = torch.arange(triggers.classes, device=images.device)
     draw = partial(_noise, config.noise, generator, images)

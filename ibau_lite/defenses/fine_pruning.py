@@ -32,6 +32,7 @@ from ibau_lite.defenses.protocol import (
     hold_out,
     private_copy,
 )
+from ibau_lite.folding import fold_batchnorm
 
 __all__ = ["FinePruningConfig", "fine_pruning"]
 
@@ -88,10 +89,11 @@ def fine_pruning(
     activation = _activation(model, parts, kept)
     pruned, curve = _prune(model, parts, activation, held_out, config, progress)
     seconds = time.perf_counter() - started
+    network = fold_batchnorm(model)
     descend = AdamSteps(model, config, len(kept))
 
     def step(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        loss = F.cross_entropy(model(images), labels)
+        loss = F.cross_entropy(network(images), labels)
         descend(loss)
         _zero(model, parts, pruned)
         return {"loss": loss}

@@ -20,6 +20,7 @@ from ibau_lite.defenses.protocol import (
     configured,
     private_copy,
 )
+from ibau_lite.folding import fold_batchnorm
 from ibau_lite.training import augment, reshuffled
 
 __all__ = ["FineTuningConfig", "fine_tuning"]
@@ -48,6 +49,14 @@ class FineTuningConfig:
         if self.shift < 0:
             raise ValueError(f"shift is a number of pixels >= 0, got {self.shift}")
 
+    def passed(self, count: int) -> int:
+        """Images of one pass over a clean set of `count`."""
+        return self.epoch_images or count
+
+    def batches(self, count: int) -> int:
+        """Batches of all passes over a clean set of `count`."""
+        return self.epochs * -(-self.passed(count) // self.batch_size)
+
 
 def fine_tuning(
     model: nn.Module,
@@ -67,10 +76,10 @@ def fine_tuning(
     model = private_copy(model)
     clean = clean_on_device(model, clean, shift=config.shift)
     generator = torch.Generator().manual_seed(seed)
+    network = fold_batchnorm(model)  # the same function of the same parameters, at less cost
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    passed = config.epoch_images or len(clean)
-    batches = -(-passed // config.batch_size)
-    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, config.epochs * batches)
+    passed = config.passed(len(clean))
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, config.batches(len(clean)))
     dtype = next(model.parameters()).dtype
     history: list[dict[str, Any]] = []
     seconds = 0.0
@@ -79,7 +88,7 @@ def fine_tuning(
         for index in reshuffled(len(clean), passed, generator).split(config.batch_size):
             index = index.to(clean.labels.device)
             images = augment(clean.images[index], generator, flip=config.flip, shift=config.shift)
-            loss = F.cross_entropy(model(images.to(dtype)), clean.labels[index])
+            loss = F.cross_entropy(network(images.to(dtype)), clean.labels[index])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

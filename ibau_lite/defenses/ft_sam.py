@@ -89,8 +89,7 @@ def ft_sam(
         momentum=config.momentum,
         weight_decay=config.weight_decay,
     )
-    steps = config.epochs * -(-len(clean) // config.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.batches(len(clean)))
 
     def loss_at(
         point: Mapping[str, Tensor], images: Tensor, labels: Tensor, *, record: bool

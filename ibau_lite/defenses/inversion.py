@@ -11,7 +11,6 @@ the other. Neural Cleanse and TABOR are this search with different penalties.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
-from ibau_lite.folding import fold_batchnorm
+from ibau_lite.folding import frozen
 
 __all__ = ["Candidates", "Inversion", "Inverted", "Term", "mask_size"]
 
@@ -61,8 +60,9 @@ class Inverted:
 
     `masks` [K, 1, H, W] and `patterns` [K, C, H, W] are the smallest that succeeded on a batch (the
     last ones where none did), `sizes` [K] their ‖m‖₁ in pixels (H·W, the whole image, where none
-    did) and `found` [K] says which did. `success` [K] is the fraction of all clean images of other
-    classes that the stamp sends to its class; `path` [steps, K] is ‖m‖₁ along the search.
+    did) and `found` [K] says which did. `success` [K] is the fraction of the clean images of other
+    classes that the stamp sends to its class (of the first `checked`); `path` [steps, K] is ‖m‖₁
+    along the search.
     """
 
     targets: tuple[int, ...]
@@ -89,8 +89,9 @@ class Inversion:
     are those of another class than t. R is `penalty` and T an optional further `term`. The weight
     c_t begins at 0; after `patience` batches in a row on which at least `success` of the images are
     read as t it becomes `cost`, then is multiplied by `up`; after as many failures it is divided by
-    `down`. The smallest mask that succeeded is kept. `chunk` is the largest number of stamped
-    images in one forward pass: memory, not the result, depends on it.
+    `down`. The smallest mask that succeeded is kept. What it does at the end is measured on the
+    first `checked` clean images. `chunk` is the largest number of stamped images in one forward
+    pass: memory, not the result, depends on it.
 
     Left open by the paper and chosen here: all classes begin at the same uniformly random m and p
     and see the same batches, so that nothing differs between them but the class; one step is one
@@ -109,10 +110,11 @@ class Inversion:
     patience: int = 5
     up: float = 2.0
     down: float = 2.0**1.5
+    checked: int = 1000
     chunk: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "patience", "chunk"):
+        for name in ("steps", "batch_size", "patience", "checked", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not (self.lr > 0 and self.cost > 0):
@@ -140,10 +142,10 @@ class Inversion:
         The model is read, not changed; the images must be where it is. `generator` (a CPU one)
         draws the start and the batches. Raises `ValueError` for a class that the model lacks.
         """
-        frozen = fold_batchnorm(copy.deepcopy(model).eval().requires_grad_(False))
-        first = next(frozen.parameters())
+        network = frozen(model)
+        first = next(network.parameters())
         images, labels = clean.images.to(first.dtype), clean.labels
-        classes = _classes(frozen, images, targets)
+        classes = _classes(network, images, targets)
         goals = torch.tensor(classes, device=labels.device)
         masks, patterns = (
             _start(shape, len(classes), images, generator) for shape in (1, images.shape[1])
@@ -159,7 +161,7 @@ class Inversion:
             index = next(batches).to(labels.device)
             batch = images[index], labels[index]
             rows = [
-                _slopes(frozen, batch, masks[g], patterns[g], goals[g], cost.now[g], penalty, term)
+                _slopes(network, batch, masks[g], patterns[g], goals[g], cost.now[g], penalty, term)
                 for g in groups
             ]
             masks.grad, patterns.grad, read = (
@@ -170,8 +172,9 @@ class Inversion:
             path.append(sizes)
             adam.step()
         found = torch.isfinite(best.sizes)
+        shown, judged = images[: self.checked], labels[: self.checked]
         success = [
-            _success(frozen, images, labels, best.masks[g], best.patterns[g], goals[g], self.chunk)
+            _success(network, shown, judged, best.masks[g], best.patterns[g], goals[g], self.chunk)
             for g in groups
         ]
         area = float(images.shape[2] * images.shape[3])

@@ -148,8 +148,9 @@ def _sgd(
         nesterov=config.momentum > 0,
         weight_decay=config.weight_decay,
     )
-    steps = config.epochs * -(-images // config.batch_size)
-    fall = torch.optim.lr_scheduler.MultiStepLR(optimizer, [max(1, steps // 10)], gamma=0.1)
+    fall = torch.optim.lr_scheduler.MultiStepLR(
+        optimizer, [max(1, config.batches(images) // 10)], gamma=0.1
+    )
     return optimizer, fall
 
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.fine_tuning import FineTuningConfig
 from ibau_lite.defenses.protocol import Evaluator, check_finite
-from ibau_lite.training import augment
+from ibau_lite.training import augment, reshuffled
 
 __all__ = ["AdamSteps", "Step", "passes"]
 
@@ -26,8 +26,8 @@ class AdamSteps:
 
     def __init__(self, model: nn.Module, config: FineTuningConfig, images: int) -> None:
         self._optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-        count = config.epochs * -(-images // config.batch_size)
-        self._decay = torch.optim.lr_scheduler.LinearLR(self._optimizer, 1.0, 0.0, count)
+        steps = config.batches(images)
+        self._decay = torch.optim.lr_scheduler.LinearLR(self._optimizer, 1.0, 0.0, steps)
 
     def __call__(self, loss: Tensor) -> None:
         """One step down the gradient of the loss."""
@@ -59,7 +59,8 @@ def passes(
     seconds = 0.0
     for epoch in tqdm(range(config.epochs), disable=not progress, desc=name):
         started, rows = time.perf_counter(), []
-        for index in torch.randperm(len(clean), generator=generator).split(config.batch_size):
+        order = reshuffled(len(clean), config.passed(len(clean)), generator)
+        for index in order.split(config.batch_size):
             index = index.to(clean.labels.device)
             images = augment(clean.images[index], generator, flip=config.flip, shift=config.shift)
             rows.append(step(images.to(dtype), clean.labels[index]))

@@ -17,7 +17,6 @@ Source: Wei, Zhang, Zha, Wu, *Shared Adversarial Unlearning*, NeurIPS 2023.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +33,7 @@ from ibau_lite.defenses.protocol import (
     configured,
     private_copy,
 )
+from ibau_lite.folding import fold_batchnorm, frozen
 
 __all__ = ["SAUConfig", "sau"]
 
@@ -89,10 +89,10 @@ def sau(
     networks read as the same wrong class. Raises and warns as `ibau` does.
     """
     config = configured(config, SAUConfig)
-    purified = private_copy(model)
-    clean = clean_on_device(purified, clean, shift=config.shift)
-    poisoned = copy.deepcopy(purified).requires_grad_(False)
-    descend = AdamSteps(purified, config, len(clean))
+    model = private_copy(model)
+    clean = clean_on_device(model, clean, shift=config.shift)
+    poisoned, purified = frozen(model), fold_batchnorm(model)
+    descend = AdamSteps(model, config, len(clean))
 
     def step(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         delta = _shared_example(purified, poisoned, images, labels, config)
@@ -110,7 +110,7 @@ def sau(
         return {"loss": loss, "shared": (fooled & (moved.argmax(1) == there)).to(loss).mean()}
 
     history, seconds = passes(
-        purified,
+        model,
         clean,
         config,
         step,
@@ -119,7 +119,7 @@ def sau(
         progress=progress,
         evaluator=evaluator,
     )
-    return Defended(purified, seconds, history)
+    return Defended(model, seconds, history)
 
 
 def _not_class(logits: Tensor, classes: Tensor) -> Tensor:

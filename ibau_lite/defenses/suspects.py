@@ -19,6 +19,7 @@ from ibau_lite.defenses.fine_tuning import FineTuningConfig
 from ibau_lite.defenses.outliers import too_small
 from ibau_lite.defenses.passes import AdamSteps, passes
 from ibau_lite.defenses.protocol import Defended, Evaluator, clean_on_device, private_copy
+from ibau_lite.folding import fold_batchnorm
 
 __all__ = ["Search", "SuspectConfig", "Suspects", "cleanse"]
 
@@ -135,6 +136,7 @@ def _unlearning(
     generator: torch.Generator,
 ) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
     """One step of fine-tuning with a flagged trigger on a fraction of the batch, true labels."""
+    network = fold_batchnorm(model)
     descend = AdamSteps(model, config, count)
 
     def step(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -143,7 +145,7 @@ def _unlearning(
         which = torch.tensor(chosen)[torch.randint(len(chosen), part.shape, generator=generator)]
         stamped = images.clone()
         stamped[part] = suspects.stamp(images[part], which.to(images.device))
-        loss = F.cross_entropy(model(stamped), labels)
+        loss = F.cross_entropy(network(stamped), labels)
         descend(loss)
         return {"loss": loss}
 

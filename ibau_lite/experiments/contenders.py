@@ -81,8 +81,8 @@ def contender(name: str, profile: str, data: str) -> Contender:
     )
     if name in ("ibau", "naive") and not smoke:
         return Contender(label, name, unlearning(data), column)
-    usual = {row.label: row for row in rows(profile, flip=flip)}
-    if name == "ft" and not smoke:
+    usual = {row.label: row for row in rows(profile, data)}
+    if name == "ft" and full:
         tuning = FineTuningConfig(epochs=2, epoch_images=5000, flip=flip)
         return Contender(label, "fine_tuning", tuning, column)
     if label in usual:
