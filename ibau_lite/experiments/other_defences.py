@@ -92,7 +92,7 @@ def rows(profile: str, data: str = "signs") -> tuple[Row, ...]:
 
 
 def _brief_rows(brief: dict[str, Any], batch: int) -> tuple[Row, ...]:
-    """The same with few passes: `batch` images carry a stamp of each class in a step of a search."""
+    """The same with few passes: in a search, a step stamps `batch` images for each class."""
     search = Inversion(steps=150, batch_size=batch)
     few: dict[str, Any] = {"epochs": 4, "epoch_images": 2000, "batch_size": 50, **brief}
     teacher = FineTuningConfig(epochs=1, **brief)
@@ -100,7 +100,9 @@ def _brief_rows(brief: dict[str, Any], batch: int) -> tuple[Row, ...]:
         Row("fine-tuning", "fine_tuning", FineTuningConfig(epochs=2, epoch_images=5000, **brief)),
         Row("Neural Cleanse", "neural_cleanse", NeuralCleanseConfig(search=search, **brief)),
         Row("TABOR", "tabor", TaborConfig(search=search, **brief)),
-        Row("DeepInspect", "deepinspect", DeepInspectConfig(steps=200, search_batch=batch, **brief)),
+        Row(
+            "DeepInspect", "deepinspect", DeepInspectConfig(steps=200, search_batch=batch, **brief)
+        ),
         Row("Fine-Pruning", "fine_pruning", FinePruningConfig(epochs=2, **brief)),
         Row("NAD", "nad", NADConfig(epochs=10, epoch_images=1000, teacher=teacher, **brief)),
         Row("ANP", "anp", ANPConfig(**few)),

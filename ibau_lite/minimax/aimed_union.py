@@ -19,6 +19,8 @@ from ibau_lite.minimax.subspaces import Blocks, Within, windows
 
 __all__ = ["AimedUnion"]
 
+_NEAR = 0.75
+
 
 @dataclass(frozen=True)
 class AimedUnion:
@@ -32,7 +34,8 @@ class AimedUnion:
        them, and no class gets more than half, that is the aim, and no class is. Otherwise a scout
        climbs −L(f(x + δ), k) for every class k in the ball of sparse δ, and H on all images at its
        end is the height of the class. The aims are the classes that stand more than `outlier`
-       times as high as the median class; where none does, the highest `aims` of them.
+       times as high as the median class (where none does, the highest `aims`), and those that stand
+       three quarters as high as the highest: where nothing stands out clearly, any may be the one.
     2. for each aim, δ are sought in three sets: the `ball`, those of it that are constant on
        `blocks`, and ‖δ‖ ≤ `patch` inside a window of half the image's side, of nine windows the one
        in which the aim succeeds best. One δ climbs toward the aim, and from there H on all images
@@ -114,10 +117,12 @@ class AimedUnion:
         return misled > self.scattered and 2 * int(answers.bincount().max()) <= len(answers)
 
     def _chosen(self, heights: Sequence[float]) -> list[int]:
-        """The classes that stand out, or the highest if none does."""
+        """The aims, from the highest on."""
         ranked = sorted(range(len(heights)), key=lambda label: -heights[label])
         least = self.outlier * statistics.median(heights)
-        return [label for label in ranked if heights[label] > least] or ranked[: self.aims]
+        out = [label for label in ranked if heights[label] > least] or ranked[: self.aims]
+        near = [label for label in ranked if heights[label] >= _NEAR * heights[ranked[0]]]
+        return max(out, near, key=len)  # both begin at the highest
 
 
 def _answers(risk: Risk, theta: Mapping[str, Tensor], delta: Tensor) -> Tensor:
