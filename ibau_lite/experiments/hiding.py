@@ -30,7 +30,7 @@ from ibau_lite.folding import fold_batchnorm
 from ibau_lite.minimax import Ascent, Ball, Risk, SparseBall
 from ibau_lite.minimax.aimed import Toward
 
-__all__ = ["main", "measure", "table"]
+__all__ = ["lead", "main", "measure", "table"]
 
 
 def measure(
@@ -78,6 +78,19 @@ def measure(
     }
 
 
+def lead(record: Mapping[str, Any]) -> float:
+    """H toward the target over H toward its rival, in the norm where that is larger."""
+    pairs = [_compared(record, norm) for norm in record["rivals"]]
+    return max(target / rival for target, rival in pairs)
+
+
+def _compared(record: Mapping[str, Any], norm: str) -> tuple[float, float]:
+    """H toward the attacker's class, and the highest toward another."""
+    heights = dict(enumerate(record["rivals"][norm]["heights"]))
+    target = heights.pop(record["target"])
+    return target, max(heights.values())
+
+
 def table(records: Iterable[Mapping[str, Any]], data: str) -> str:
     """A Markdown table: for each attack and norm, H toward the target and toward its rival.
 
@@ -92,10 +105,8 @@ def table(records: Iterable[Mapping[str, Any]], data: str) -> str:
         if record["data"] != data:
             continue
         row = [record["attack"], f"{record['trigger']:.1f}", f"{record['mean']:.1f}"]
-        for rivals in record["rivals"].values():
-            heights = dict(enumerate(rivals["heights"]))
-            target = heights.pop(record["target"])
-            rival = max(heights.values())
+        for norm, rivals in record["rivals"].items():
+            target, rival = _compared(record, norm)
             row += [f"{rivals['length']:.1f}", f"{target:.1f}", f"{rival:.1f}"]
             row += [f"{target / rival:.2f}"]
         rows.append(row)

@@ -73,6 +73,7 @@ def test_the_table_has_the_highest_rival_of_another_class():
         "data": "cifar10", "attack": "corner", "target": 1, "trigger": 7.0, "mean": 6.0,
         "rivals": {"l2": heights, "l1": {**heights, "heights": [8.0, 1.0, 0.0]}},
     }  # fmt: skip
+    assert hiding.lead(record) == 9 / 4
     row = hiding.table([record, {**record, "data": "gtsrb"}], "cifar10").splitlines()[2:]
     assert len(row) == 1
     cells = [cell.strip() for cell in row[0].strip("|").split("|")]
