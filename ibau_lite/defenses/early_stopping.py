@@ -43,7 +43,8 @@ class Watch:
     """Judges a network after each round, and remembers the best.
 
     `worst` finds a δ for the network as it is now. Called after a round it returns what it measured
-    on the held-out images: their accuracy, and their accuracy when all of them carry that δ.
+    on the held-out images: their accuracy, and their accuracy when all of them carry that δ,
+    clipped to [0, 1] with `clamp`.
     """
 
     def __init__(
@@ -52,8 +53,11 @@ class Watch:
         held_out: Labelled,
         rule: EarlyStopping,
         worst: Callable[[], Tensor],
+        *,
+        clamp: bool = False,
     ) -> None:
         self.model, self.held_out, self.rule, self.worst = model, held_out, rule, worst
+        self.clamp = clamp
         self.floor = self._accuracy(None) - rule.drop
         self.best: tuple[bool, float] | None = None
         self.rounds = self.waited = self.kept_round = 0
@@ -90,5 +94,6 @@ class Watch:
 
     def _accuracy(self, delta: Tensor | None) -> float:
         images = self.held_out.images if delta is None else self.held_out.images + delta
+        images = images.clamp(0, 1) if self.clamp else images
         labels = self.held_out.labels
         return float((predict(self.model, images).to(labels.device) == labels).float().mean())

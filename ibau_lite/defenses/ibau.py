@@ -268,7 +268,8 @@ def ibau(
         draws = torch.Generator().manual_seed(seed)
         clean, held_out = hold_out(clean, config.stopping.held_out, draws)
         search = partial(_find_deltas, network, theta, held_out, config, draws)
-        watch = Watch(model, held_out, config.stopping, lambda: _worst(search()).delta)
+        found_worst = lambda: _worst(search()).delta  # noqa: E731
+        watch = Watch(model, held_out, config.stopping, found_worst, clamp=config.clamp)
     reference = fold_batchnorm(private_copy(model)) if config.anchor else None
     passed = config.outer_images or len(clean)
     batches = -(-passed // config.batch_size)
@@ -282,14 +283,15 @@ def ibau(
     for round_ in range(1, config.rounds + 1):
         started = time.perf_counter()
         found = _find_deltas(network, theta, clean, config, generator)
-        inner = _inner_risk(network, clean, config)
+        fixed = _inner_risk(network, clean, config)
         rows: list[dict[str, Tensor]] = []
         for index in reshuffled(len(clean), passed, generator).split(config.batch_size):
             outer = _outer_risk(network, clean, index, config, generator, reference)
+            inner = _shared(outer, config) if fixed is None else fixed
             maximum = found[len(rows) % len(found)]
             gradient = hypergradient(
                 outer,
-                outer if inner is None else inner,
+                inner,
                 maximum.delta,
                 theta,
                 solver=config.solver,
@@ -385,6 +387,11 @@ def _inner_risk(model: nn.Module, clean: Labelled, config: IBAUConfig) -> Risk |
         return None
     part = clean[: config.implicit_images]
     return Risk(model, part.images, part.labels, penalty=config.penalty, clamp=config.clamp)
+
+
+def _shared(outer: Risk, config: IBAUConfig) -> Risk:
+    """The outer objective as the inner one: the same object, but for a penalty."""
+    return replace(outer, penalty=config.penalty) if config.penalty else outer
 
 
 def _constraint(region: Region, on_ball: bool) -> Constraint | None:

@@ -44,8 +44,10 @@ class SAUConfig(FineTuningConfig):
 
     The ascent starts at the corner +ρ of the ball, as the published code does, and moves along the
     sign of the gradient; an image that already fools both networks alike stays where it is. x + δ
-    is not clipped to [0, 1] (nor is it there). The published run takes 100 rounds over 2,500
-    images with Adam at 1e-4.
+    is not clipped to [0, 1] (nor is it there). The last term is as the equation has it; the
+    published code bounds it, so that an image which both networks misread with certainty stops
+    pulling. The published run takes 100 rounds over 2,500 images with Adam at 1e-4, batches of 256
+    and no augmentation.
     """
 
     epochs: int = 5

@@ -82,7 +82,8 @@ def run(
     ACC and ASR are measured on the test split, before, after, and after each round (the clock
     stands still meanwhile, and `elapsed` is what it shows; with `watched`, on as many test images
     after each round); nothing is chosen by them. `by_pair` is the ASR of each trigger if there are
-    several; `found` says whether a defence that looks for a trigger found one, `climbs` what the
+    several; `found` says whether a defence that looks for a trigger found one, `flagged` for
+    which classes, `climbs` what the
     inner search of I-BAU saw (None for the others). `dp` gets the poisoned training set. With
     `results` (a JSON Lines file) the record is appended, and a cell that is there already is not
     run again: `key` is a hash of the images and of every setting that the outcome depends on.
@@ -139,6 +140,7 @@ def run(
         "after": dataclasses.asdict(after),
         "by_pair": _by_pair(defended.model, dataset, attack),
         "found": defended.details.get("found"),
+        "flagged": defended.details.get("flagged"),
         "climbs": defended.details.get("climbs"),
         "seconds": defended.seconds,
         "cpu_seconds": cpu_seconds,  # of all threads: comparable where the machine is shared

@@ -8,7 +8,7 @@ are those of `other_defences`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ibau_lite.defenses import FineTuningConfig, IBAUConfig
@@ -90,7 +90,8 @@ def contender(name: str, profile: str, data: str) -> Contender:
     if name == "naive":
         return Contender(label, "naive", usual["I-BAU"].config, column)
     if name == "dp":
-        return Contender(label, "dp", replace(private(profile), flip=flip), column)
+        # Not mirrored: its images carry the trigger already, which would be mirrored with them.
+        return Contender(label, "dp", private(profile), column)
     if name == "released":
         # The talk's Table 2 was printed after 100 rounds.
         rounds = (100 if gtsrb else 5) if full else 2

@@ -1,10 +1,11 @@
 """Table 6: how long a defence takes until it is effective, and how long until it is through.
 
-Effective: after the first round whose ASR on the test split is at most 20 %, by the clock of
-`cells.run`, which stands still while ACC and ASR are measured. The talk defines no threshold; this
-one is that of `compare`. The first passes on a device, which load and compile, come before the
-clock starts (`warm_up_seconds` in the records). Seconds of different machines are not compared:
-the ratio to I-BAU on the same machine is.
+Effective: after the first round from which on the ASR on the test split stays at most 20 %, to the
+end, by the clock of `cells.run`, which stands still while ACC and ASR are measured. The talk
+defines no threshold; this one is that of `compare`. The first passes on a device, which load and
+compile, come before the clock starts (`warm_up_seconds` in the records). Records do not tell two
+processors of one name apart, nor a crowded machine from an idle one: ratios are as good as the
+records were made alike.
 """
 
 from __future__ import annotations
@@ -21,11 +22,20 @@ __all__ = ["effective", "markdown"]
 
 
 def effective(record: Mapping[str, Any]) -> float | None:
-    """Seconds until the ASR was at most 20 % after a round; None if it never was."""
+    """Seconds until the ASR was at most 20 % after a round and stayed so; None if it never did.
+
+    A dip does not count, as of a network that a large step has wrecked for a round: neither the
+    rounds after it nor the network that is returned may exceed the threshold.
+    """
+    if record["after"]["attack_success_rate"] > REMOVED:
+        return None
+    since = None
     for row in record["history"]:
-        if row.get("attack_success_rate", 1.0) <= REMOVED and "elapsed" in row:
-            return float(row["elapsed"])
-    return None
+        if row.get("attack_success_rate", 1.0) > REMOVED:
+            since = None
+        elif since is None and "elapsed" in row:
+            since = float(row["elapsed"])
+    return since
 
 
 def markdown(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str:

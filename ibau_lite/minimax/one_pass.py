@@ -23,7 +23,8 @@ class OnePass:
     δ ← δ + `step`·∇₁H_b(δ, θ) from δ = 0 ("sgd"; or Adam with that step), unconstrained on the
     way, then projected to the ball once. One forward and one backward pass over the clean set.
     There is no guarantee that H grows, so the last point is returned, and `values` are H on the
-    batches, each before its step. The gap is not computed (NaN).
+    batches, each before its step. What that δ is worth is not known without another pass: `value`
+    is the last of the `values`, and the gap is not computed (NaN).
 
     Source: the code released with Zeng et al. 2022.
     """

@@ -56,6 +56,15 @@ def test_what_is_measured_is_what_a_hand_count_gives():
     ]
 
 
+def test_what_is_clipped_in_training_is_clipped_where_it_is_judged():
+    model = Sign(1.1).eval()  # no pixel of an image gets there
+    shift = torch.full((1, 2, 2), 0.5)
+    seen = [Watch(model, ramp(), EarlyStopping(), lambda: shift, clamp=c)() for c in (False, True)]
+    # unclipped, the pixels above 0.6 are read as they should be, beside those up to 0.5
+    assert seen[0]["worst_case_accuracy"] == pytest.approx(0.9)
+    assert seen[1]["worst_case_accuracy"] == pytest.approx(0.5)
+
+
 def test_the_round_that_withstands_most_is_kept_and_the_others_are_waited_for():
     rule = EarlyStopping(drop=0.5, patience=2)
     model, watch, rows = watched([0.6, 0.7, 0.65, 0.6, 0.75], rule, shift=0.3)

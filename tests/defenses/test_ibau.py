@@ -247,3 +247,20 @@ def test_exact_is_one_objective_solved_to_a_tolerance(model, clean, monkeypatch)
     assert set(seen) == {(True, True)}
     assert result.history[0]["residual"] < 2e-3
     assert result.history[0]["indirect"] > 0
+
+
+def test_a_penalty_counts_in_the_implicit_system_of_the_outer_batch(model, clean, monkeypatch):
+    seen = []
+
+    def kept(outer, inner, *rest, **options):
+        seen.append((outer, inner))
+        return hypergradient(outer, inner, *rest, **options)
+
+    monkeypatch.setattr(sys.modules["ibau_lite.defenses.ibau"], "hypergradient", kept)
+    config = IBAUConfig(rounds=1, batch_size=len(clean), implicit_images=None, inner=Ascent(1))
+    for penalty in (0.0, 0.5):
+        ibau(model, clean, config=replace(config, penalty=penalty))
+    (same, inner), (outer, penalised) = seen
+    assert inner is same  # one object: forward and backward are shared
+    assert penalised.penalty == 0.5 and outer.penalty == 0
+    assert torch.equal(penalised.images, outer.images)

@@ -145,10 +145,16 @@ def test_the_derived_matrix_says_yes_no_and_not_yet() -> None:
     assert "| low-clean-access | … (✗) |" in features.markdown(costly, "cpu")
 
 
-def test_time_until_effective_is_the_first_round_below_the_threshold() -> None:
+def test_time_until_effective_is_the_first_round_that_stays_below_the_threshold() -> None:
     (cell,) = plan(["table6"], "cpu", only=["ibau"], attacks=["blend"], data=["gtsrb"], seeds=1)
     assert overhead.effective(record(cell, 0.0, 0.2)) == 3.0
     assert overhead.effective(record(cell, 0.0, 0.21)) is None
+    wavering = record(cell, 0.0, 0.1)
+    rates = enumerate((0.05, 0.5, 0.2, 0.1), start=1)  # the first is a dip
+    wavering["history"] = [{"attack_success_rate": r, "elapsed": float(k)} for k, r in rates]
+    assert overhead.effective(wavering) == 3.0
+    wavering["after"]["attack_success_rate"] = 0.9
+    assert overhead.effective(wavering) is None
     rows = records(["table6"], ["ibau"], 0.0, 0.1, seeds=1)
     slow = records(["table6"], ["nc"], 0.0, 0.1, seeds=1)
     for run in slow:

@@ -4,6 +4,7 @@ import pytest
 
 from ibau_lite.defenses import REGISTRY
 from ibau_lite.experiments import describe
+from ibau_lite.experiments.contenders import contender
 from ibau_lite.experiments.first_run import PROFILES
 from ibau_lite.experiments.other_defences import TALK, experiment, rows
 from ibau_lite.experiments.published import one_trigger
@@ -13,7 +14,9 @@ from ibau_lite.experiments.published import one_trigger
 def test_every_profile_runs_the_same_defences_and_can_describe_them(profile: str) -> None:
     assert [row.label for row in rows(profile)] == [row.label for row in rows("smoke")]
     assert all(row.defense in REGISTRY and describe(row.config) for row in rows(profile))
-    assert all(row.config.flip for row in rows(profile, "cifar10"))
+    mirrored = {row.label: row.config for row in rows(profile, "cifar10")}
+    assert all(config.flip for config in mirrored.values()) and mirrored["NAD"].teacher.flip
+    assert not contender("dp", profile, "cifar10").config.flip  # its images carry the trigger
 
 
 def test_all_that_the_talk_reports_on_has_a_row_or_trains_anew() -> None:
