@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,10 +84,10 @@ def run(
     stands still meanwhile, and `elapsed` is what it shows; with `watched`, on as many test images
     after each round); nothing is chosen by them. `by_pair` is the ASR of each trigger if there are
     several; `found` says whether a defence that looks for a trigger found one, `flagged` for
-    which classes, `climbs` what the
-    inner search of I-BAU saw (None for the others). `dp` gets the poisoned training set. With
-    `results` (a JSON Lines file) the record is appended, and a cell that is there already is not
-    run again: `key` is a hash of the images and of every setting that the outcome depends on.
+    which classes, `climbs` what the inner search of I-BAU saw (None for the others). `dp` gets the
+    poisoned training set. With `results` (a JSON Lines file) the record is appended, and a cell
+    that is there already is not run again: `key` is a hash of the images and of every setting that
+    the outcome depends on.
     `label` names the row in a table (the defence's name by default). Raises `KeyError` for a
     defence not in `REGISTRY`, `TypeError` as `describe` does, and whatever the defence raises.
     """
@@ -98,6 +99,7 @@ def run(
         "clean": {"count": len(dataset.clean), "sha256": fingerprint(dataset.clean)},
         "test": {"count": len(dataset.test), "sha256": fingerprint(dataset.test)},
         "seed": seed,
+        **_measured(attack, victim),
     }
     key = key_of(settings)
     for record in read(results) if results is not None else []:
@@ -152,6 +154,16 @@ def run(
     if results is not None:
         append(results, record)
     return record
+
+
+def _measured(attack: Attack, victim: Victim) -> dict[str, Any]:
+    """The triggers that are measured, where they are not those that the victim was poisoned with.
+
+    A control tells of its training set, which no trigger has touched, the name alone.
+    """
+    shown = Attack(attack.name, attack.pairs).to_dict()["pairs"]
+    known = victim.settings.get("attack", {}).get("pairs")
+    return {} if json.dumps(shown) == json.dumps(known) else {"measured": shown}
 
 
 def _report(model: nn.Module, test: Labelled, attack: Attack) -> Report:

@@ -60,6 +60,20 @@ def test_another_seed_config_or_clean_set_is_another_cell(
     assert len(read(tmp_path / "results.jsonl")) == 6
 
 
+def test_another_trigger_that_is_measured_is_another_cell(
+    dataset: Dataset, attack: Attack, poisoned: Victim, tmp_path: Path, calls: list[int]
+) -> None:
+    path = tmp_path / "results.jsonl"
+    trigger, rule = attack.pairs[0]
+    other = Attack(attack.name, ((lambda images: 1 - trigger(images), rule),))
+    records = [
+        run(dataset, shown, poisoned, "fine_tuning", CONFIG, results=path)
+        for shown in (attack, other, attack, other)
+    ]
+    assert calls == [0, 0] and records[0] == records[2] and records[1] == records[3]
+    assert "measured" not in records[0]["settings"] and "measured" in records[1]["settings"]
+
+
 def test_a_record_tells_the_settings_and_the_outcome(
     dataset: Dataset, attack: Attack, poisoned: Victim
 ) -> None:
