@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, jvp
 
-from ibau_lite.folding import fold_batchnorm
+from ibau_lite.folding import fold_batchnorm, frozen
 from ibau_lite.models import resnet18, small_cnn, small_vgg
 
 
@@ -205,3 +205,23 @@ def test_norms_without_statistics_stay():
 def test_training_mode_is_refused():
     with pytest.raises(ValueError, match="evaluation mode"):
         fold_batchnorm(small_cnn(4))
+
+
+def test_a_frozen_copy_is_the_same_function_of_the_images_and_asks_for_nothing_else():
+    model = settled(small_vgg(5)).train()
+    before = copy.deepcopy(model.state_dict())
+    view = frozen(model)
+    assert model.training and all(p.requires_grad for p in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(p.requires_grad for p in view.parameters())
+    x = [images(3, 32).requires_grad_(True) for _ in range(2)]
+    logits = [network(each) for network, each in zip((model.eval(), view), x, strict=True)]
+    torch.testing.assert_close(*logits)
+    slopes = [
+        torch.autograd.grad(each.logsumexp(1).sum(), part)[0]
+        for each, part in zip(logits, x, strict=True)
+    ]
+    torch.testing.assert_close(*slopes)
+    with torch.no_grad():
+        next(model.parameters()).add_(1)  # it is a copy
+    torch.testing.assert_close(view(x[1]), logits[1])

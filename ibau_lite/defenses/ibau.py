@@ -268,8 +268,13 @@ def ibau(
         draws = torch.Generator().manual_seed(seed)
         clean, held_out = hold_out(clean, config.stopping.held_out, draws)
         search = partial(_find_deltas, network, theta, held_out, config, draws)
-        found_worst = lambda: _worst(search()).delta  # noqa: E731
-        watch = Watch(model, held_out, config.stopping, found_worst, clamp=config.clamp)
+        watch = Watch(
+            model,
+            held_out,
+            config.stopping,
+            lambda: _worst(search()).delta,
+            clamp=config.clamp,
+        )
     reference = fold_batchnorm(private_copy(model)) if config.anchor else None
     passed = config.outer_images or len(clean)
     batches = -(-passed // config.batch_size)

@@ -20,6 +20,7 @@ from ibau_lite.minimax.subspaces import Blocks, Within, windows
 __all__ = ["AimedUnion"]
 
 _NEAR = 0.75
+"""What part of the highest height makes a class an aim."""
 
 
 @dataclass(frozen=True)
