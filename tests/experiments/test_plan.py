@@ -97,10 +97,10 @@ def test_whatever_a_cell_depends_on_changes_its_key(monkeypatch: pytest.MonkeyPa
     assert len(set(keys)) == len(cells) and all(len(key) == 16 and int(key, 16) for key in keys)
     real = contenders.rows
 
-    def other(profile: str, *, flip: bool = False) -> object:
+    def other(profile: str, data: str) -> object:
         return [
             replace(row, config=replace(row.config, epochs=7)) if row.label == "NAD" else row
-            for row in real(profile, flip=flip)
+            for row in real(profile, data)
         ]
 
     nad = replace(CELL, defense="nad").key
