@@ -97,14 +97,14 @@ def table(records: Iterable[Mapping[str, Any]], data: str) -> str:
     The rival is the highest class other than the attacker's. Where the ratio of the two is not
     above 1, H cannot tell the backdoor from the network's own weaknesses.
     """
-    head = ["attack", "H, triggered", "H(δ̄)"]
+    head = ["attack", "H(δ̄)"]
     compared = ("‖δ̄‖", "target", "rival", "ratio")
     head += [f"{norm}: {what}" for norm in ("l2", "l1") for what in compared]
     rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
     for record in records:
         if record["data"] != data:
             continue
-        row = [record["attack"], f"{record['trigger']:.1f}", f"{record['mean']:.1f}"]
+        row = [record["attack"], f"{record['mean']:.1f}"]
         for norm, rivals in record["rivals"].items():
             target, rival = _compared(record, norm)
             row += [f"{rivals['length']:.1f}", f"{target:.1f}", f"{rival:.1f}"]
