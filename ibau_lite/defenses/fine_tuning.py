@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-from tqdm.auto import tqdm
+from torch import Tensor, nn
 
 from ibau_lite.data import Labelled
+from ibau_lite.defenses.passes import AdamSteps, passes
 from ibau_lite.defenses.protocol import (
     Defended,
     Evaluator,
-    check_finite,
     clean_on_device,
     configured,
     private_copy,
 )
 from ibau_lite.folding import fold_batchnorm
-from ibau_lite.training import augment, reshuffled
 
 __all__ = ["FineTuningConfig", "fine_tuning"]
 
@@ -75,30 +71,22 @@ def fine_tuning(
     config = configured(config, FineTuningConfig)
     model = private_copy(model)
     clean = clean_on_device(model, clean, shift=config.shift)
-    generator = torch.Generator().manual_seed(seed)
     network = fold_batchnorm(model)  # the same function of the same parameters, at less cost
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    passed = config.passed(len(clean))
-    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, config.batches(len(clean)))
-    dtype = next(model.parameters()).dtype
-    history: list[dict[str, Any]] = []
-    seconds = 0.0
-    for epoch in tqdm(range(config.epochs), disable=not progress, desc="fine-tuning"):
-        started, losses = time.perf_counter(), []
-        for index in reshuffled(len(clean), passed, generator).split(config.batch_size):
-            index = index.to(clean.labels.device)
-            images = augment(clean.images[index], generator, flip=config.flip, shift=config.shift)
-            loss = F.cross_entropy(network(images.to(dtype)), clean.labels[index])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            decay.step()
-            losses.append(loss.detach())
-        mean_loss = float(torch.stack(losses).mean())  # the one wait for the device
-        seconds += time.perf_counter() - started
-        history.append({"round": epoch + 1, "loss": mean_loss})
-        check_finite(model, f"epoch {epoch + 1}", "lower lr")
-        if evaluator is not None:
-            history[-1].update(evaluator(model))
-    optimizer.zero_grad(set_to_none=True)
+    descend = AdamSteps(model, config, len(clean))
+
+    def step(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        loss = F.cross_entropy(network(images), labels)
+        descend(loss)
+        return {"loss": loss}
+
+    history, seconds = passes(
+        model,
+        clean,
+        config,
+        step,
+        generator=torch.Generator().manual_seed(seed),
+        name="fine-tuning",
+        progress=progress,
+        evaluator=evaluator,
+    )
     return Defended(model, seconds, history)

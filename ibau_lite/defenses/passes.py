@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
-from ibau_lite.defenses.fine_tuning import FineTuningConfig
 from ibau_lite.defenses.protocol import Evaluator, check_finite
 from ibau_lite.training import augment, reshuffled
+
+if TYPE_CHECKING:  # the baseline is one of the passes
+    from ibau_lite.defenses.fine_tuning import FineTuningConfig
 
 __all__ = ["AdamSteps", "Step", "passes"]
 
@@ -22,7 +24,7 @@ Step = Callable[[Tensor, Tensor], dict[str, Tensor]]
 
 
 class AdamSteps:
-    """Adam with a linearly falling step, as in `fine_tuning`: what differs is the loss alone."""
+    """Adam with a linearly falling step, the same for all: what differs is the loss alone."""
 
     def __init__(self, model: nn.Module, config: FineTuningConfig, images: int) -> None:
         self._optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
