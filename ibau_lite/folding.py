@@ -60,8 +60,8 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
 def frozen(model: nn.Module) -> nn.Module:
     """A copy to be read only: in evaluation mode, folded, no parameter asking for a gradient.
 
-    On a processor its channels lie last, which makes a convolution faster (up to 1.4 times in a
-    forward pass of `small_vgg`). Gradients in the images are those of the model.
+    On a processor its channels lie last, which makes a convolution faster. Gradients in the images
+    are those of the model.
     """
     view: nn.Module = copy.deepcopy(model).eval().requires_grad_(False)
     if next(view.parameters()).device.type == "cpu":

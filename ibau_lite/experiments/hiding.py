@@ -5,7 +5,7 @@
 A search over δ can tell a backdoor from what any network can be led to only if more is to be had
 toward the attacker's class than toward others. So for each poisoned network of the zoo (profile
 `cpu`): the H of δ toward every class, no longer than the mean of what the trigger adds, in two
-norms. Chapter 12 shows the records. About two minutes of one CPU core a network of CIFAR-10,
+norms. Chapter 12 shows the records. About 90 seconds of one CPU core a network of CIFAR-10,
 float32.
 """
 
