@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.early_stopping import EarlyStopping, Watch
+from ibau_lite.defenses.outer_step import OuterStep
 from ibau_lite.defenses.protocol import (
     Defended,
     Evaluator,
@@ -35,16 +36,7 @@ from ibau_lite.defenses.protocol import (
     private_copy,
 )
 from ibau_lite.folding import fold_batchnorm
-from ibau_lite.hypergrad import (
-    Constraint,
-    Hypergradient,
-    InSubspace,
-    L1Ball,
-    L2Ball,
-    LinfBall,
-    Solver,
-    hypergradient,
-)
+from ibau_lite.hypergrad import Solver
 from ibau_lite.metrics import predict
 from ibau_lite.minimax import (
     AimedUnion,
@@ -52,12 +44,9 @@ from ibau_lite.minimax import (
     Ball,
     Maximum,
     OnePass,
-    Region,
     Risk,
     Scouted,
     Search,
-    SparseBall,
-    Within,
 )
 from ibau_lite.solvers import fixed_point, minres
 from ibau_lite.training import augment, reshuffled
@@ -288,23 +277,13 @@ def ibau(
     for round_ in range(1, config.rounds + 1):
         started = time.perf_counter()
         found = _find_deltas(network, theta, clean, config, generator)
-        fixed = _inner_risk(network, clean, config)
-        rows: list[dict[str, Tensor]] = []
+        inner = _inner_risk(network, clean, config)
+        step = OuterStep(theta, inner, config, turns=batches // len(found))
+        rows: list[Mapping[str, Tensor]] = []
         for index in reshuffled(len(clean), passed, generator).split(config.batch_size):
             outer = _outer_risk(network, clean, index, config, generator, reference)
-            inner = _shared(outer, config) if fixed is None else fixed
-            maximum = found[len(rows) % len(found)]
-            gradient = hypergradient(
-                outer,
-                inner,
-                maximum.delta,
-                theta,
-                solver=config.solver,
-                constraint=_constraint(maximum.region, config.on_ball),
-                certify=not rows,
-            )
-            sizes = _sizes(gradient)
-            for name, slope in _followed(gradient, sizes, config.trust).items():
+            slopes, sizes = step(found[len(rows) % len(found)], outer, certify=not rows)
+            for name, slope in slopes.items():
                 theta[name].grad = slope
             optimizer.step()
             decay.step()
@@ -394,53 +373,9 @@ def _inner_risk(model: nn.Module, clean: Labelled, config: IBAUConfig) -> Risk |
     return Risk(model, part.images, part.labels, penalty=config.penalty, clamp=config.clamp)
 
 
-def _shared(outer: Risk, config: IBAUConfig) -> Risk:
-    """The outer objective as the inner one: the same object, but for a penalty."""
-    return replace(outer, penalty=config.penalty) if config.penalty else outer
-
-
-def _constraint(region: Region, on_ball: bool) -> Constraint | None:
-    """How δ may move with θ: in its subspace, and `on_ball` on the face or sphere it lies on."""
-    if isinstance(region, Within):
-        return InSubspace(region.subspace, _constraint(region.ball, on_ball))
-    if not on_ball:
-        return None
-    if isinstance(region, SparseBall):
-        return L1Ball(region.radius)
-    kind = LinfBall if isinstance(region, Ball) and region.norm == "linf" else L2Ball
-    return kind(region.radius)
-
-
 def _worst(found: Sequence[Maximum]) -> Maximum:
     """The largest H of what was found."""
     return max(found, key=lambda maximum: maximum.value)
-
-
-def _norm(tensors: Mapping[str, Tensor]) -> Tensor:
-    return torch.linalg.vector_norm(torch.stack([t.norm() for t in tensors.values()]))
-
-
-def _sizes(gradient: Hypergradient) -> dict[str, Tensor]:
-    """The numbers of a step that the history keeps, as scalars on the device."""
-    sizes = {"loss": gradient.value, "direct": _norm(gradient.direct)}
-    if gradient.indirect is not None:
-        sizes["indirect"] = _norm(gradient.indirect)
-    if gradient.residual is not None:
-        sizes["residual"] = gradient.residual
-    return sizes
-
-
-def _followed(
-    gradient: Hypergradient, sizes: Mapping[str, Tensor], trust: float | None
-) -> Mapping[str, Tensor]:
-    """What θ follows: direct + indirect, the second no longer than `trust` times the first."""
-    if gradient.indirect is None or trust is None:
-        return gradient.total
-    tiny = torch.finfo(sizes["indirect"].dtype).tiny
-    scale = (trust * sizes["direct"] / sizes["indirect"].clamp_min(tiny)).clamp_max(1.0)
-    return {
-        name: slope + scale * gradient.indirect[name] for name, slope in gradient.direct.items()
-    }
 
 
 def _summary(found: Maximum, steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:

@@ -10,12 +10,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ibau_lite.replay import recording
+
 
 @dataclass(frozen=True, eq=False)
 class Tangent:
     """The directions in which δ(θ) can move: the projector P onto them, and the multiplier λ.
 
     With f the function that δ maximises, the response is ∇δ = M⁺ P ∇²₁₂ f, M = P (λI - ∇₁² f) P.
+    Whether a constraint is active stays a number on the device, which is not waited for.
     """
 
     project: Callable[[Tensor], Tensor]
@@ -53,14 +56,9 @@ class Sphere:
     """
 
     def tangent(self, delta: Tensor, gradient: Tensor) -> Tangent:
-        square = (delta * delta).sum()
-        if not bool(square > 0):
+        if not recording() and not bool((delta * delta).sum() > 0):
             raise ValueError("delta = 0 (or NaN) lies on no sphere; use constraint=None there")
-
-        def project(v: Tensor) -> Tensor:
-            return v - (delta * v).sum() / square * delta
-
-        return Tangent(project, (gradient * delta).sum() / square)
+        return _sphere(delta, gradient, torch.ones((), dtype=torch.bool, device=delta.device))
 
 
 @dataclass(frozen=True)
@@ -78,10 +76,10 @@ class L2Ball:
         _check_radius(self.radius)
 
     def tangent(self, delta: Tensor, gradient: Tensor) -> Tangent:
-        size = float(torch.linalg.vector_norm(delta))
+        size = torch.linalg.vector_norm(delta)
         _check_inside(size, self.radius, self.tolerance)
-        held = size >= (1 - self.tolerance) * self.radius and _grows_outwards(delta, gradient)
-        return Sphere().tangent(delta, gradient) if held else INTERIOR
+        at_bound = size >= (1 - self.tolerance) * self.radius
+        return _sphere(delta, gradient, at_bound & _grows_outwards(delta, gradient))
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ class LinfBall:
         _check_radius(self.radius)
 
     def tangent(self, delta: Tensor, gradient: Tensor) -> Tangent:
-        _check_inside(float(delta.abs().max()), self.radius, self.tolerance)
+        _check_inside(delta.abs().max(), self.radius, self.tolerance)
         held = (delta.abs() >= (1 - self.tolerance) * self.radius) & (gradient * delta > 0)
         return Tangent(project=lambda v: torch.where(held, 0.0, v), multiplier=0.0)
 
@@ -122,15 +120,16 @@ class L1Ball:
         _check_radius(self.radius)
 
     def tangent(self, delta: Tensor, gradient: Tensor) -> Tangent:
-        size = float(delta.abs().sum())
+        size = delta.abs().sum()
         _check_inside(size, self.radius, self.tolerance)
-        if size < (1 - self.tolerance) * self.radius or not _grows_outwards(delta, gradient):
-            return INTERIOR
+        at_bound = size >= (1 - self.tolerance) * self.radius
+        held = at_bound & _grows_outwards(delta, gradient)
         sign = delta.sign()
         support = sign.abs()
 
         def project(v: Tensor) -> Tensor:
-            return support * v - (sign * v).sum() / support.sum() * sign
+            on_face = support * v - (sign * v).sum() / support.sum().clamp_min(1) * sign
+            return torch.where(held, on_face, v)
 
         return Tangent(project, 0.0)
 
@@ -154,8 +153,19 @@ class InSubspace:
         return Tangent(lambda v: self.subspace(within.project(v)), within.multiplier)
 
 
-def _grows_outwards(delta: Tensor, gradient: Tensor) -> bool:
-    return bool((gradient * delta).sum() > 0)
+def _sphere(delta: Tensor, gradient: Tensor, held: Tensor) -> Tangent:
+    """The tangent of the sphere through δ where `held` (a boolean scalar), else that of no
+    constraint."""
+    square = (delta * delta).sum().clamp_min(torch.finfo(delta.dtype).tiny)
+
+    def project(v: Tensor) -> Tensor:
+        return torch.where(held, v - (delta * v).sum() / square * delta, v)
+
+    return Tangent(project, torch.where(held, (gradient * delta).sum() / square, 0.0))
+
+
+def _grows_outwards(delta: Tensor, gradient: Tensor) -> Tensor:
+    return (gradient * delta).sum() > 0
 
 
 def _check_radius(radius: float) -> None:
@@ -163,8 +173,10 @@ def _check_radius(radius: float) -> None:
         raise ValueError(f"radius = {radius!r}; expected a finite number > 0")
 
 
-def _check_inside(size: float, radius: float, tolerance: float) -> None:
-    if not size <= (1 + tolerance) * radius:
+def _check_inside(size: Tensor, radius: float, tolerance: float) -> None:
+    if recording():  # it was looked at before
+        return
+    if not bool(size <= (1 + tolerance) * radius):
         raise ValueError(
-            f"delta has norm {size:.6g}; expected at most radius = {radius:g}: project it"
+            f"delta has norm {float(size):.6g}; expected at most radius = {radius:g}: project it"
         )

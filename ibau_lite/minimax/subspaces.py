@@ -56,9 +56,10 @@ class Blocks:
         """P δ, the nearest δ of the subspace: the mean of each block."""
         for axis in (-2, -1):
             block = torch.arange(delta.shape[axis], device=delta.device) // self.size
-            count = torch.bincount(block).to(delta)
             shape = list(delta.shape)
-            shape[axis] = len(count)
+            shape[axis] = -(-shape[axis] // self.size)
+            ones = torch.ones_like(block, dtype=delta.dtype)  # bincount would wait for the device
+            count = delta.new_zeros(shape[axis]).index_add(0, block, ones)
             sums = delta.new_zeros(shape).index_add(axis, block, delta)
             along = count[:, None] if axis == -2 else count
             delta = (sums / along).index_select(axis, block)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ibau_lite.replay import recording
 from ibau_lite.solvers._system import LinearSystem, Vector, norm
 
 
@@ -114,7 +115,9 @@ class Monitor:
         self, x: Tensor, name: str, *, needs_definite: bool = True, may_diverge: bool = False
     ) -> Solution:
         """Build the `Solution`, and warn where it may be wrong; only here is the device waited
-        for."""
+        for, and not while its kernels are only recorded (a CUDA graph)."""
+        if recording():
+            return self._unseen(x)
         steps = int(self.steps.max())
         residuals = torch.stack(self.residuals[: steps + 1])[:, :, 0]
         first, last = residuals[0], residuals[-1]
@@ -167,6 +170,20 @@ class Monitor:
             converged=converged,
             negative_curvature=negative,
             reason=reason,
+            products=self.system.products,
+        )
+
+    def _unseen(self, x: Tensor) -> Solution:
+        """What can be said of a solve whose numbers will be there when it is replayed."""
+        layout = self.system.layout
+        residuals = torch.stack(self.residuals)[:, :, 0]
+        return Solution(
+            x=layout.restore(torch.where(self.finite, x, torch.nan)),
+            iterations=len(self.residuals) - 1,
+            residuals=residuals if layout.batched else residuals[:, 0],
+            converged=False,
+            negative_curvature=False,
+            reason="recorded in a CUDA graph: nothing is known until it is replayed",
             products=self.system.products,
         )
 

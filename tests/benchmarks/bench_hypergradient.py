@@ -1,6 +1,6 @@
 """Seconds of one outer step of I-BAU against published code, alternating in one run.
 
-    python tests/benchmarks/bench_hypergradient.py [--images 100] [--products 5] [--repeats 5]
+    python tests/benchmarks/bench_hypergradient.py [--images 100] [--products 5] [--device cuda]
 
 One outer step on `small_vgg`: the outer risk on `--images` images of which one carries δ, the inner
 risk on as many, and K = `--products` steps of the fixed-point iteration. The baseline is what
@@ -38,6 +38,7 @@ from ibau_lite.folding import fold_batchnorm
 from ibau_lite.hypergrad import hypergradient
 from ibau_lite.minimax import Risk
 from ibau_lite.models import small_vgg
+from ibau_lite.replay import Replay
 from ibau_lite.solvers import SolverWarning, fixed_point
 
 STEP, PENALTY = 0.1, 0.001
@@ -70,12 +71,15 @@ def published(
     return [a if b is None else a + b for a, b in pairs]
 
 
-def contenders(count: int, products: int) -> dict[str, Callable[[], object]]:
+def problem(
+    count: int, products: int, device: str, dtype: torch.dtype = torch.float32
+) -> tuple[Callable[..., list[Tensor]], Callable[[], list[Tensor]], Callable[[], Tensor]]:
+    """(ours, as a function of K and of what is done how; published code; one forward pass)."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(2 * count, 3, 32, 32, generator=generator)
-    labels = torch.randint(10, (2 * count,), generator=generator)
-    model = small_vgg().eval()
-    stamped = torch.arange(count) == 0
+    images = torch.rand(2 * count, 3, 32, 32, generator=generator).to(device, dtype)
+    labels = torch.randint(10, (2 * count,), generator=generator).to(device)
+    model = small_vgg().to(device, dtype).eval()
+    stamped = torch.arange(count, device=device) == 0
 
     def risks(network: nn.Module) -> tuple[Risk, Risk]:
         inner = Risk(network, images[:count], labels[:count], penalty=PENALTY)
@@ -83,10 +87,10 @@ def contenders(count: int, products: int) -> dict[str, Callable[[], object]]:
 
     inner, outer = risks(model)
     folded = risks(fold_batchnorm(model))
-    delta = 0.01 * torch.randn(3, 32, 32, generator=generator)
+    delta = (0.01 * torch.randn(3, 32, 32, generator=generator)).to(device, dtype)
     theta = dict(model.named_parameters())
 
-    def step(k: int, *, certify: bool = False, fold: bool = True) -> list[Tensor]:
+    def step(k: int = products, *, certify: bool = False, fold: bool = True) -> list[Tensor]:
         solver = partial(fixed_point, step=STEP, max_iter=k, certify=False) if k else None
         i, o = folded if fold else (inner, outer)
         result = hypergradient(o, i, delta, theta, solver=solver, certify=certify)
@@ -96,19 +100,34 @@ def contenders(count: int, products: int) -> dict[str, Callable[[], object]]:
         with torch.inference_mode():
             return model(inner.images)
 
-    ours, theirs = step(products), published(model, inner, outer, delta, products)
-    gap = max(
-        float((a - b).abs().max() / b.abs().max().clamp_min(1e-6)) for a, b in zip(ours, theirs)
-    )
-    assert gap < 1e-3, f"the two disagree by {gap:.1e}: nothing to compare"
-    return {
+    return step, lambda: published(model, inner, outer, delta, products), forward
+
+
+def gap(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    """The largest difference in a tensor, relative to the largest entry of it."""
+    pairs = zip(ours, theirs, strict=True)
+    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-6)) for a, b in pairs)
+
+
+def contenders(count: int, products: int, device: str) -> dict[str, Callable[[], object]]:
+    # In float32 the two round differently, and a pooling window may choose another maximum.
+    ours, theirs, _ = problem(count, products, device, torch.float64)
+    apart = gap(ours(), theirs())
+    assert apart < 1e-8, f"the two disagree by {apart:.1e}: nothing to compare"
+    step, theirs, forward = problem(count, products, device)
+    rows: dict[str, Callable[[], object]] = {
         "one forward pass": forward,
-        "published code": lambda: published(model, inner, outer, delta, products),
-        "hypergradient, network as it is": lambda: step(products, fold=False),
-        "hypergradient, folded network": lambda: step(products),
-        "the same, with its true residual": lambda: step(products, certify=True),
+        "published code": theirs,
+        "hypergradient, network as it is": lambda: step(fold=False),
+        "hypergradient, folded network": step,
+        "the same, with its true residual": lambda: step(certify=True),
         "naive gradient (K = 0), folded": lambda: step(0),
     }
+    if device == "cuda":
+        rows["hypergradient, folded, one CUDA graph"] = again = Replay(step)
+        apart = gap(again(), step())
+        assert apart < 1e-3, f"the replayed step differs by {apart:.1e}: nothing to compare"
+    return rows
 
 
 def measure(rows: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -118,6 +137,8 @@ def measure(rows: dict[str, Callable[[], object]], repeats: int) -> dict[str, fl
         for name, run in rows.items():
             started = time.perf_counter()
             run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             if turn:
                 seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(times) for name, times in seconds.items()}
@@ -128,19 +149,24 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--products", type=int, default=5, help="K, at least 1")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
     if min(options.images, options.products, options.repeats) < 1:
         parser.error("--images, --products and --repeats must be at least 1")
     warnings.simplefilter("ignore", SolverWarning)  # K steps, as published, converged or not
-    seconds = measure(contenders(options.images, options.products), options.repeats)
+    rows = contenders(options.images, options.products, options.device)
+    seconds = measure(rows, options.repeats)
     unit, base = seconds["one forward pass"], seconds["published code"]
     print(f"{options.images} images inside and outside, K = {options.products},")
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    where = f"{torch.get_num_threads()} threads"
+    if options.device == "cuda":
+        where = torch.cuda.get_device_name()
+    print(f"{where}, torch {torch.__version__}\n")
     print(f"{'':40} seconds  forwards  published / this")
     for name, taken in seconds.items():
-        print(f"{name:40} {taken:7.3f} {taken / unit:9.1f} {base / taken:17.2f}")
+        print(f"{name:40} {taken:7.4f} {taken / unit:9.1f} {base / taken:17.2f}")
     count = 8 + 2 * (options.products - 1)
-    print(f"{'by count (see the header)':40} {count * unit:7.3f} {count:9.1f}")
+    print(f"{'by count (see the header)':40} {count * unit:7.4f} {count:9.1f}")
 
 
 if __name__ == "__main__":
