@@ -141,6 +141,8 @@ def test_the_aims_are_the_classes_that_stand_out_or_near_the_highest(changes, ai
         ([4.4, 6.8, 7.5, 2.4, 3.1, 2.8, 3.2, 3.6, 7.8, 8.6], [9, 8, 2, 1]),
         # several stand out, some not near the highest
         ([34.0, 2.0, 23.0, 3.0, 40.0, 4.0, 4.0, 3.0, 3.0], [4, 0, 2]),
+        # only what is half as high as the highest
+        ([22.3, 9.3, 8.8, 4.0, 3.0, 3.5, 4.1, 3.9, 4.0, 4.2], [0]),
         # nothing stands out: two at least
         ([9.0, 6.0, 5.0, 5.5, 5.0], [0, 1]),
         ([5.0, 5.0, 5.0], [0, 1, 2]),
@@ -164,6 +166,7 @@ def test_the_search_is_deterministic_and_leaves_theta_alone():
         ({"aims": 0}, "aims"),
         ({"outlier": 0.9}, "outlier"),
         ({"scattered": 1.1}, "scattered"),
+        ({"near": 0.0}, "near"),
         ({"blocks": 0}, "size"),
         ({"patch": 0.0}, "radius"),
     ],

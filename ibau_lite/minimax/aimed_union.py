@@ -19,9 +19,6 @@ from ibau_lite.minimax.subspaces import Blocks, Within, windows
 
 __all__ = ["AimedUnion"]
 
-_NEAR = 0.75
-"""What part of the highest height makes a class an aim."""
-
 
 @dataclass(frozen=True)
 class AimedUnion:
@@ -35,8 +32,9 @@ class AimedUnion:
        them, and no class gets more than half, that is the aim, and no class is. Otherwise a scout
        climbs −L(f(x + δ), k) for every class k in the ball of sparse δ, and H on all images at its
        end is the height of the class. The aims are the classes that stand more than `outlier`
-       times as high as the median class (where none does, the highest `aims`), and those that stand
-       three quarters as high as the highest: where nothing stands out clearly, any may be the one.
+       times as high as the median class and at least half as high as the highest (where none does,
+       the highest `aims`), or those that reach `near` of the highest, whichever are more: where
+       nothing stands out clearly, any may be the one.
     2. for each aim, δ are sought in three sets: the `ball`, those of it that are constant on
        `blocks`, and ‖δ‖ ≤ `patch` inside a window of half the image's side, of nine windows the one
        where the climb toward the aim ends at the largest H. One δ climbs toward the aim, and from
@@ -62,6 +60,7 @@ class AimedUnion:
     patch: float = 6.0
     aims: int = 2
     outlier: float = 2.0
+    near: float = 0.75
     scattered: float = 0.75
 
     def __post_init__(self) -> None:
@@ -71,8 +70,9 @@ class AimedUnion:
             )
         if not self.outlier >= 1:
             raise ValueError(f"outlier is a ratio of at least 1, got {self.outlier}")
-        if not 0 < self.scattered <= 1:
-            raise ValueError(f"scattered is a fraction in (0, 1], got {self.scattered}")
+        for name in ("near", "scattered"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a fraction in (0, 1], got {getattr(self, name)}")
         Blocks(self.blocks), Ball(self.patch)  # refuse what they refuse
 
     def __call__(
@@ -120,9 +120,10 @@ class AimedUnion:
     def _chosen(self, heights: Sequence[float]) -> list[int]:
         """The aims, from the highest on."""
         ranked = sorted(range(len(heights)), key=lambda label: -heights[label])
-        least = self.outlier * statistics.median(heights)
+        highest = heights[ranked[0]]
+        least = max(self.outlier * statistics.median(heights), highest / 2)
         out = [label for label in ranked if heights[label] > least] or ranked[: self.aims]
-        near = [label for label in ranked if heights[label] >= _NEAR * heights[ranked[0]]]
+        near = [label for label in ranked if heights[label] >= self.near * highest]
         return max(out, near, key=len)  # both begin at the highest
 
 

@@ -1,0 +1,184 @@
+"""Steps as CUDA graphs: what is recorded, what is not, and that the numbers are the same."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from functools import partial
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from ibau_lite.data import Labelled
+from ibau_lite.defenses import IBAUConfig, ibau, outer_step
+from ibau_lite.hypergrad import L1Ball, L2Ball
+from ibau_lite.minimax import Ascent, Ball, Risk
+from ibau_lite.models import small_cnn
+from ibau_lite.replay import Replay, recording
+from ibau_lite.solvers import SolverWarning, fixed_point, minres
+
+CONFIG = IBAUConfig(batch_size=4, ball=Ball(0.5), solver=partial(minres, max_iter=2))
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+class Noted:
+    """In the place of `Replay`: calls the function, and counts how often it was recorded."""
+
+    made: ClassVar[list[Noted]] = []
+    pool = "shared"
+
+    def __init__(self, function, *examples, pool=None):
+        self.function, self.given_pool = function, pool
+        Noted.made.append(self)
+
+    def __call__(self, *batch):
+        return self.function(*batch)
+
+
+def problem(size: int = 4):
+    generator = torch.Generator().manual_seed(0)
+    network = small_cnn(3, width=4, seed=0).double().eval()
+    images = torch.rand(size, 3, 32, 32, generator=generator, dtype=torch.float64)
+    stamped = torch.arange(size) < 2
+    outer = Risk(network, images, torch.arange(size) % 3, stamped=stamped)
+    inner = Risk(network, images[:2], outer.labels[:2])
+    theta = dict(network.named_parameters())
+    return theta, inner, outer
+
+
+def steps(config: IBAUConfig, monkeypatch) -> tuple[outer_step.OuterStep, outer_step.OuterStep]:
+    """(as on a GPU, as on a CPU)."""
+    monkeypatch.setattr(outer_step, "Replay", Noted)
+    monkeypatch.setattr(Noted, "made", [])
+    theta, inner, _ = problem()
+    recorded = outer_step.OuterStep(theta, inner, config, turns=10)
+    plain = outer_step.OuterStep(theta, inner, config, turns=10)
+    assert not plain._records  # there is nothing to record on a CPU
+    recorded._records = True
+    return recorded, plain
+
+
+def test_a_recorded_step_is_the_step_and_each_delta_is_recorded_once(monkeypatch):
+    theta, inner, outer = problem()
+    recorded, plain = steps(CONFIG, monkeypatch)
+    found = [Ascent(2)(inner, theta, Ball(radius)) for radius in (0.3, 0.5)]
+    for maximum in found * 2:
+        slopes, sizes = recorded(maximum, outer)
+        same, as_large = plain(maximum, outer)
+        assert sizes == as_large
+        assert all(torch.equal(slopes[name], same[name]) for name in theta)
+    assert len(Noted.made) == 2
+    assert [each.given_pool for each in Noted.made] == [None, "shared"]
+
+
+def test_what_is_looked_at_or_short_is_not_recorded(monkeypatch):
+    theta, inner, outer = problem()
+    recorded, _ = steps(CONFIG, monkeypatch)
+    maximum = Ascent(2)(inner, theta, Ball(0.5))
+    _, sizes = recorded(maximum, outer, certify=True)
+    assert "residual" in sizes
+    recorded(maximum, outer.subset(slice(3)))  # the last batch of a pass
+    assert not Noted.made
+
+
+@pytest.mark.parametrize(
+    ("solver", "looks"),
+    [
+        (None, False),
+        (partial(minres, max_iter=2), False),
+        (partial(fixed_point, step=0.1, max_iter=2), False),
+        (partial(minres, max_iter=9, tol=1e-3), True),
+        (lambda matvec, b: minres(matvec, b, max_iter=2), True),
+    ],
+)
+def test_a_solver_that_may_look_is_not_recorded(solver, looks):
+    assert outer_step._looks_at_nothing(replace(CONFIG, solver=solver)) is not looks
+
+
+def test_a_network_that_cannot_be_recorded_is_told_of_once(monkeypatch):
+    theta, inner, outer = problem()
+    recorded, plain = steps(CONFIG, monkeypatch)
+
+    def refuse(*_, **__):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(outer_step, "Replay", refuse)
+    maximum = Ascent(2)(inner, theta, Ball(0.5))
+    with pytest.warns(RuntimeWarning, match="not permitted"):
+        slopes, _ = recorded(maximum, outer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        recorded(maximum, outer)
+    same, _ = plain(maximum, outer)
+    assert all(torch.equal(slopes[name], same[name]) for name in theta)
+
+
+def test_while_recording_no_number_is_looked_at(monkeypatch):
+    """`bool(tensor)` and `float(tensor)` would wait for a device that runs nothing yet."""
+    assert not recording()
+    generator = torch.Generator().manual_seed(0)
+    half = torch.randn(5, 5, generator=generator, dtype=torch.float64)
+    matrix, b = half @ half.T, torch.randn(5, generator=generator, dtype=torch.float64)
+    solve = partial(fixed_point, lambda v: matrix @ v, b, step=0.01, max_iter=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SolverWarning)
+        looked_at = solve()
+    for module in ("solvers._solution", "hypergrad._constraints"):
+        monkeypatch.setattr(f"ibau_lite.{module}.recording", lambda: True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unseen = solve()
+    assert torch.equal(unseen.x, looked_at.x) and not unseen.converged
+    assert "recorded" in unseen.reason
+    outside = torch.ones(3, dtype=torch.float64)
+    for constraint in (L2Ball(0.1), L1Ball(0.1)):  # refused when it was first seen
+        assert constraint.tangent(outside, outside).project(outside).norm() < 1e-12
+
+
+@on_a_gpu
+def test_a_replay_reads_its_arguments_and_what_changed_in_place():
+    weight = torch.ones(3, device="cuda")
+    twice = Replay(lambda x: {"y": 2 * weight * x}, torch.zeros(3, device="cuda"))
+    x = torch.arange(3.0, device="cuda")
+    assert torch.equal(twice(x)["y"], 2 * x)
+    weight.mul_(5)
+    assert torch.equal(twice(x)["y"], 10 * x)
+
+
+@on_a_gpu
+@pytest.mark.parametrize("solver", [None, partial(minres, max_iter=2)])
+def test_ibau_ends_at_the_same_parameters_with_and_without_graphs(solver, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    clean = Labelled(torch.rand(240, 3, 32, 32, generator=generator), torch.arange(240) % 3)
+    network = small_cnn(3, width=8, seed=0).cuda().eval()
+    config = replace(CONFIG, rounds=1, batch_size=8, solver=solver, lr=1e-4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        graphs = ibau(network, clean, config=config).model
+    monkeypatch.setattr(outer_step, "_WORTH", 10_000)
+    plain = ibau(network, clean, config=config).model
+    for ours, theirs, given in zip(
+        graphs.parameters(), plain.parameters(), network.parameters(), strict=True
+    ):
+        moved = (theirs - given).norm()
+        assert (ours - theirs).norm() <= 0.05 * moved
+
+
+@on_a_gpu
+def test_a_network_that_looks_at_its_numbers_is_defended_all_the_same():
+    class Looks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = small_cnn(3, width=4, seed=0)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert bool(torch.isfinite(x).all())
+            return self.inside(x)
+
+    generator = torch.Generator().manual_seed(0)
+    clean = Labelled(torch.rand(240, 3, 32, 32, generator=generator), torch.arange(240) % 3)
+    config = replace(CONFIG, rounds=1, batch_size=8)
+    with pytest.warns(RuntimeWarning, match="cannot be recorded"):
+        ibau(Looks().cuda().eval(), clean, config=config)
