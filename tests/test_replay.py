@@ -14,7 +14,7 @@ from torch import nn
 from ibau_lite.data import Labelled
 from ibau_lite.defenses import IBAUConfig, ibau, outer_step
 from ibau_lite.hypergrad import L1Ball, L2Ball
-from ibau_lite.minimax import Ascent, Ball, Risk
+from ibau_lite.minimax import Ascent, Ball, Blocks, Risk, SparseBall, Window, Within
 from ibau_lite.models import small_cnn
 from ibau_lite.replay import Replay, recording
 from ibau_lite.solvers import SolverWarning, fixed_point, minres
@@ -149,21 +149,31 @@ def test_a_replay_reads_its_arguments_and_what_changed_in_place():
 
 @on_a_gpu
 @pytest.mark.parametrize("solver", [None, partial(minres, max_iter=2)])
-def test_ibau_ends_at_the_same_parameters_with_and_without_graphs(solver, monkeypatch):
-    generator = torch.Generator().manual_seed(0)
-    clean = Labelled(torch.rand(240, 3, 32, 32, generator=generator), torch.arange(240) % 3)
-    network = small_cnn(3, width=8, seed=0).cuda().eval()
-    config = replace(CONFIG, rounds=1, batch_size=8, solver=solver, lr=1e-4)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)
-        graphs = ibau(network, clean, config=config).model
-    monkeypatch.setattr(outer_step, "_WORTH", 10_000)
-    plain = ibau(network, clean, config=config).model
-    for ours, theirs, given in zip(
-        graphs.parameters(), plain.parameters(), network.parameters(), strict=True
-    ):
-        moved = (theirs - given).norm()
-        assert (ours - theirs).norm() <= 0.05 * moved
+def test_a_graph_gives_the_numbers_of_the_step_for_every_kind_of_set(solver):
+    theta, inner, outer = problem(8)
+    outer.model.cuda()
+    theta = {name: p.cuda() for name, p in outer.model.named_parameters()}
+    inner, outer = (
+        replace(risk, images=risk.images.cuda(), labels=risk.labels.cuda())
+        for risk in (inner, outer)
+    )
+    outer = replace(outer, stamped=outer.stamped.cuda())
+    config = replace(CONFIG, batch_size=8, solver=solver)
+    recorded = outer_step.OuterStep(theta, inner, config, turns=10)
+    plain = outer_step.OuterStep(theta, inner, config, turns=1)
+    ball = Ball(0.5)
+    regions = (ball, Within(ball, Blocks(2)), Within(ball, Window(4, 4, 16)), SparseBall(2.0))
+    found = [Ascent(2)(inner, theta, region) for region in regions]
+    for _ in range(3):
+        for maximum in found:
+            slopes, sizes = recorded(maximum, outer)
+            same, as_large = plain(maximum, outer)
+            assert recorded._records
+            torch.testing.assert_close(dict(slopes), dict(same), rtol=1e-6, atol=1e-9)
+            torch.testing.assert_close(dict(sizes), dict(as_large), rtol=1e-6, atol=1e-9)
+        with torch.no_grad():
+            for parameter in theta.values():
+                parameter.mul_(1.01)  # as an optimiser would, in place
 
 
 @on_a_gpu

@@ -62,6 +62,7 @@ class AimedUnion:
     outlier: float = 2.0
     near: float = 0.75
     scattered: float = 0.75
+    keep_scouts: bool = True
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.aims < 1:
@@ -100,9 +101,12 @@ class AimedUnion:
             found = [scout, *(climb(scattering, region) for region in others)]
             return tuple(replace(maximum, climbs=()) for maximum in found)
         ways = [Toward.of(part, label) for label in range(classes(risk, theta))]
-        heights = [climb(way, self.scouts).value for way in ways]
+        scouts = [climb(way, self.scouts) for way in ways]
+        heights = [scout.value for scout in scouts]
         found = []
         for aim in self._chosen(heights):
+            if self.keep_scouts:
+                found.append(scouts[aim])
             for region in sets(ways[aim], lambda maximum: maximum.value):
                 aimed = climb(ways[aim], region)
                 onward = climb(risk, region, aimed.delta)
