@@ -37,7 +37,8 @@ class AimedUnion:
        nothing stands out clearly, any may be the one.
     2. for each aim, δ are sought in three sets: the `ball`, those of it that are constant on
        `blocks`, and ‖δ‖ ≤ `patch` inside a window of half the image's side, of nine windows the one
-       where the climb toward the aim ends at the largest H. One δ climbs toward the aim, and from
+       where the climb toward the aim ends at the largest H. With `keep_scouts` the sparse δ of its
+       scout comes first. In each set one δ climbs toward the aim, and from
        there H on all images, which is kept if the class is still the most frequent answer; another
        climbs H alone, and is kept if the aim is its most frequent answer.
 
