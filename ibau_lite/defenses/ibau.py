@@ -151,7 +151,7 @@ class IBAUConfig:
         """
         recipe = cls(
             rounds=1,
-            inner=AimedUnion(Ascent(8)),
+            inner=AimedUnion(Ascent(8), keep_scouts=True),
             outer_images=40_000,
             batch_size=100,
             stamped=0.5,

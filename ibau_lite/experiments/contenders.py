@@ -60,7 +60,7 @@ def unlearning(data: str) -> IBAUConfig:
     and without the scouts' own δ.
     """
     if data == "gtsrb":
-        search = AimedUnion(images=20, keep_scouts=False)
+        search = AimedUnion(images=20)
         return IBAUConfig.anchored(anchor=0.0, draw_back=0.0, stamped=0.15, inner=search)
     return IBAUConfig.anchored(flip=True)
 

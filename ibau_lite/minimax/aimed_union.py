@@ -63,7 +63,7 @@ class AimedUnion:
     outlier: float = 2.0
     near: float = 0.75
     scattered: float = 0.75
-    keep_scouts: bool = True
+    keep_scouts: bool = False
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.aims < 1:
