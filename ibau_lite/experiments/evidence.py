@@ -7,6 +7,7 @@ of `compare`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -163,24 +164,32 @@ def verdicts(compared: Iterable[Comparison]) -> str:
 
 
 def costs(compared: Iterable[Comparison]) -> str:
-    """A line a defence, a column a network, as Markdown: ACC / ASR in per cent, and CPU seconds.
+    """A line a defence, a column a network, as Markdown: ACC / ASR in per cent, and seconds.
 
     Means over the n seeds; the talk's are in brackets, — was not run, × found no trigger. The
-    seconds are those of the defence, averaged over its runs on these networks. The first line is
-    the network before any defence.
+    seconds are the mean of a defence's runs on these networks on the hardware that most of all
+    these runs used; runs elsewhere are left out of it. The first line is the network before any
+    defence.
     """
     compared = list(compared)
+    used = Counter(_device(record) for each in compared for record in each.records)
+    device = used.most_common(1)[0][0] if used else "not run"
     columns = list(dict.fromkeys(each.case for each in compared))
-    rows = [["defence", "n", *map(named, columns), "CPU s"]]
+    rows = [["defence", "n", *map(named, columns), f"s ({device})"]]
     rows.append(["---", "---:"] + ["---:"] * len(columns) + ["---:"])
     rows.append(["no defence", "", *(_undefended(compared, case) for case in columns), ""])
     for label, group in _by_label(compared).items():
         here = {each.case: each for each in group}
-        seconds = [record["cpu_seconds"] for each in group for record in each.records]
-        price = f"{sum(seconds) / len(seconds):.0f}" if seconds else ""
+        runs = [record for each in group for record in each.records]
+        seconds = [record["seconds"] for record in runs if _device(record) == device]
+        price = f"{sum(seconds) / len(seconds):.1f}" if seconds else ""
         count = seed_range([each.n for each in group])
         rows.append([label, count, *(acc_asr(here.get(case)) for case in columns), price])
     return grid(rows)
+
+
+def _device(record: Mapping[str, Any]) -> str:
+    return str(record["hardware"]["device"])
 
 
 def summary(compared: Iterable[Comparison]) -> str:
