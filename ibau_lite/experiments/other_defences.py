@@ -4,9 +4,9 @@ The network, its images and its training are those of `first_run` (in smoke a na
 that ten defences fit into a minute). A profile changes sizes only: in `cpu` each makes by count
 some 30,000 to 90,000 forward passes (an image that is trained on is three; I-BAU's recipe of the
 tables makes some 260,000), a search for the triggers of 43 classes makes more, and `full` up to
-twelve times as many. The published runs of the successors are longer still. Differential privacy is not
-among the rows: it trains a network of its own (`private`). The tables run most of these settings on
-the networks of the zoo (`contenders`).
+twelve times as many. The published runs of the successors are longer still. Differential privacy is
+not among the rows: it trains a network of its own (`private`). The tables run most of these
+settings on the networks of the zoo (`contenders`).
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ def markdown(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str
     """A Markdown table with a line a data set and defence, averaged over the one-trigger rows.
 
     Runs that had the machine to themselves are counted if there are any, else all, marked with *.
-    "effective in" is how many of the runs became so; the mean time is over those.
+    "effective in" is how many of the runs became so; the mean time is over those, and a ratio is
+    that of runs which both shared the machine, or both did not.
     """
     groups: dict[tuple[str, str], list[Comparison]] = {}
     for each in compare(records, "table6", profile):
@@ -56,7 +57,8 @@ def markdown(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str
         if not ours:
             continue
         times = _times(ours)
-        base = _times(_alone(groups[data, "I-BAU"])[0])
+        others, crowded = _alone(groups[data, "I-BAU"])
+        base = _times(others) if crowded == shared else []
         row = [data, label, f"{len(times)} of {len(ours)}"]
         row += [f"{_mean(times):.1f}{'*' if shared else ''}" if times else ""]
         row += [f"{_mean(times) / _mean(base):.1f}" if times and base else ""]

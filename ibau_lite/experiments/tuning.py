@@ -131,7 +131,7 @@ def measured_on(dataset: Dataset) -> Labelled:
 
 
 def table(records: Iterable[Mapping[str, Any]], data: str) -> str:
-    """A Markdown table: change of ACC in points, and ASR, for each attack.
+    """A Markdown table: change of ACC in points / ASR, for each attack.
 
     "images" is how many were measured on. Records of rows that are not in `ROWS`, or had other
     settings than now, are left out.
@@ -143,20 +143,21 @@ def table(records: Iterable[Mapping[str, Any]], data: str) -> str:
             of_row = cells.setdefault(row, {})
             of_row.setdefault(record["attack"], {})[record["seed"]] = record
     attacks = list(dict.fromkeys(attack for of_row in cells.values() for attack in of_row))
-    head = ["row", *(f"{attack}: {what}" for attack in attacks for what in ("ΔACC", "ASR"))]
-    rows = [[*head, "images"], ["---"] + ["---:"] * len(head)]
+    rows = [["row", "images", *attacks], ["---", "---:"] + ["---:"] * len(attacks)]
     for name, of_row in cells.items():
-        shown = [name]
-        for attack in attacks:
-            runs = list(of_row.get(attack, {}).values())
-            drop = [run["after"]["accuracy"] - run["before"]["accuracy"] for run in runs]
-            success = spread(run["after"]["attack_success_rate"] for run in runs) if runs else ""
-            shown += [f"{100 * sum(drop) / len(drop):+.1f}" if runs else "", str(success)]
-        counts = {
-            run["settings"]["test"]["count"] for runs in of_row.values() for run in runs.values()
-        }
-        rows.append([*shown, ", ".join(f"{count:,}" for count in sorted(counts))])
+        every = [run for runs in of_row.values() for run in runs.values()]
+        counts = sorted({run["settings"]["test"]["count"] for run in every})
+        shown = [_outcome(list(of_row.get(attack, {}).values())) for attack in attacks]
+        rows.append([name, ", ".join(f"{count:,}" for count in counts), *shown])
     return grid(rows)
+
+
+def _outcome(runs: Sequence[Mapping[str, Any]]) -> str:
+    if not runs:
+        return ""
+    drops = [run["after"]["accuracy"] - run["before"]["accuracy"] for run in runs]
+    success = spread(run["after"]["attack_success_rate"] for run in runs)
+    return f"{100 * sum(drops) / len(drops):+.1f} / {success}"
 
 
 def _same(record: Mapping[str, Any], settings: IBAUConfig) -> bool:

@@ -43,14 +43,12 @@ def test_the_table_has_a_line_a_row_and_gathers_seeds() -> None:
         ],
         "gtsrb",
     )
-    head, _, start, parts = text.splitlines()
-    assert head.split(" | ")[1:5] == [
-        f"{attack}: {what}" for attack in ("badnets", "blend") for what in ("ΔACC", "ASR")
+    assert text.splitlines() == [
+        "| row | images | badnets | blend |",
+        "| --- | ---: | ---: | ---: |",
+        "| start | 1,000 | -1.0 / 20.0 ± 14.1 % | +1.0 / 0.0 % |",
+        "| 4 parts | 1,000 | +0.0 / 50.0 % |  |",
     ]
-    assert start.split(" | ")[1:3] == ["-1.0", "20.0 ± 14.1 %"]
-    assert start.split(" | ")[3:5] == ["+1.0", "0.0 %"]
-    assert parts.split(" | ")[1:5] == ["+0.0", "50.0 %", "", ""]
-    assert parts.endswith("| 1,000 |")
 
 
 def test_a_row_is_found_again_when_the_search_has_a_new_setting() -> None:
