@@ -152,6 +152,20 @@ def test_aims_stand_out_from_the_median_or_stand_near_the_highest(heights, aims)
     assert AimedUnion()._chosen(heights) == aims
 
 
+def test_near_decides_how_far_below_the_highest_an_aim_may_stand():
+    heights = [8.6, 7.0, 5.7, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 5.0]
+    assert AimedUnion()._chosen(heights) == [0, 1]
+    assert AimedUnion(near=0.6)._chosen(heights) == [0, 1, 2]
+
+
+def test_a_scout_is_kept_before_what_was_found_toward_its_class():
+    _, _, without = find(1)
+    _, _, found = find(1, replace(SEARCH, keep_scouts=True))
+    assert found[0].region == SEARCH.scouts and found[0].value == max(found[0].climbs)
+    assert [m.region for m in found[1:]] == [m.region for m in without]
+    assert all(torch.equal(a.delta, b.delta) for a, b in zip(found[1:], without, strict=True))
+
+
 def test_the_search_is_deterministic_and_leaves_theta_alone():
     _, theta, first = find(1)
     assert float(theta["strength"].detach()) == 8 and theta["strength"].grad is None

@@ -38,9 +38,9 @@ class AimedUnion:
     2. for each aim, δ are sought in three sets: the `ball`, those of it that are constant on
        `blocks`, and ‖δ‖ ≤ `patch` inside a window of half the image's side, of nine windows the one
        where the climb toward the aim ends at the largest H. With `keep_scouts` the sparse δ of its
-       scout comes first. In each set one δ climbs toward the aim, and from
-       there H on all images, which is kept if the class is still the most frequent answer; another
-       climbs H alone, and is kept if the aim is its most frequent answer.
+       scout comes first. In each set one δ climbs toward the aim, and from there H on all images,
+       which is kept if the class is still the most frequent answer; another climbs H alone, and is
+       kept if the aim is its most frequent answer.
 
     Returns all of them, as a tuple of `Maximum`, whose `value` is H on all images. A defence takes
     one after the other, which is the average over a union of perturbation sets. All climbs but
