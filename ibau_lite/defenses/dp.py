@@ -47,6 +47,7 @@ class DPConfig:
 
     `noise` is σ and `clip` C; `delta` the δ at which ε is reported. `batch_size` is the expected
     size of a batch: each image takes part with probability batch_size / N, as the accounting asks.
+    Gradients of `chunk` images are held at a time, a matter of memory only.
     `private=False` trains the same network from the same weights without clipping or noise
     (ε = ∞), the row that says what the change of architecture costs.
     """
@@ -58,13 +59,14 @@ class DPConfig:
     noise: float = 1.0
     clip: float = 1.0
     delta: float = 1e-5
+    chunk: int = 128
     private: bool = True
     flip: bool = False
     shift: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or not self.lr > 0:
-            raise ValueError(f"epochs, batch_size and lr must be positive, got {self}")
+        if min(self.epochs, self.batch_size, self.chunk) < 1 or not self.lr > 0:
+            raise ValueError(f"epochs, batch_size, chunk and lr must be positive, got {self}")
         if self.shift < 0:
             raise ValueError(f"shift is a number of pixels >= 0, got {self.shift}")
         if not 0 <= self.momentum < 1:
@@ -226,22 +228,27 @@ def _optimiser(
     accountant = opacus.accountants.RDPAccountant()
 
     def privately(images: Tensor, labels: Tensor) -> Tensor:
-        private.zero_grad(set_to_none=True)
         wrapped.train()
-        loss = torch.tensor(math.nan)
-        if len(images):
-            loss = F.cross_entropy(wrapped(images.to(dtype)), labels)
-            with warnings.catch_warnings():  # images need no gradient, and that is all it says
-                warnings.filterwarnings("ignore", message="Full backward hook is firing")
-                loss.backward()
-        else:  # the noise is added all the same
-            for parameter in model.parameters():
-                none = parameter.new_zeros((0, *parameter.shape))
-                vars(parameter)["grad_sample"] = none
-        private.step()
+        total = torch.zeros(())
+        parts = images.to(dtype).split(config.chunk)
+        answers = labels.split(config.chunk)
+        for part, (some, theirs) in enumerate(zip(parts, answers, strict=True), start=1):
+            private.zero_grad(set_to_none=True)
+            if len(some):
+                loss = F.cross_entropy(wrapped(some), theirs)
+                with warnings.catch_warnings():  # images need no gradient, and that is all it says
+                    warnings.filterwarnings("ignore", message="Full backward hook is firing")
+                    loss.backward()
+                total += len(some) * loss.detach().cpu()
+            else:  # the noise is added all the same
+                for parameter in model.parameters():
+                    none = parameter.new_zeros((0, *parameter.shape))
+                    vars(parameter)["grad_sample"] = none
+            private.signal_skip_step(do_skip=part < len(parts))  # clipped and added up until then
+            private.step()
         accountant.step(noise_multiplier=config.noise, sample_rate=rate)
         wrapped.eval()
-        return loss.detach().cpu()
+        return total / len(images)
 
     return privately, lambda: float(accountant.get_epsilon(config.delta))
 

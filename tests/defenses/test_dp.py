@@ -81,10 +81,13 @@ def test_without_opacus_the_error_says_what_to_do(model, clean, monkeypatch):
 
 
 @needs_opacus
-def test_private_steps_by_hand(clean):
+@pytest.mark.parametrize("chunk", [7, 128])
+def test_private_steps_by_hand(clean, chunk):
     """Clip each image's gradient to C, add them up, divide by B; hardly any noise; float64."""
     network = models.mlp(192, [5], 4, seed=1).double().eval()
-    config = DPConfig(epochs=2, batch_size=24, lr=0.3, momentum=0.9, noise=1e-12, clip=0.05)
+    config = DPConfig(
+        epochs=2, batch_size=24, lr=0.3, momentum=0.9, noise=1e-12, clip=0.05, chunk=chunk
+    )
     result = dp(network, clean, train=clean, config=config, seed=3)
     hand = with_group_norm(network, seed=3)
     momentum = [torch.zeros_like(p) for p in hand.parameters()]
@@ -106,10 +109,13 @@ def test_private_steps_by_hand(clean):
 
 
 @needs_opacus
-def test_the_noise_has_the_stated_size(clean):
+@pytest.mark.parametrize("chunk", [5, 128])
+def test_the_noise_has_the_stated_size(clean, chunk):
     """θ moves by −lr · N(0, σ²C²) / B, up to clipped gradients of 24 · C at most."""
     network = models.mlp(192, [40], 4, seed=1).double().eval()
-    config = DPConfig(epochs=1, batch_size=24, lr=1.0, momentum=0.0, noise=500.0, clip=0.1)
+    config = DPConfig(
+        epochs=1, batch_size=24, lr=1.0, momentum=0.0, noise=500.0, clip=0.1, chunk=chunk
+    )
     result = dp(network, clean, train=clean, config=config, seed=3)
     before = with_group_norm(network, seed=3)
     moved = [a - b for a, b in zip(result.model.parameters(), before.parameters())]
