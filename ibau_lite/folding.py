@@ -13,8 +13,8 @@ from ibau_lite.convolution import Geometry, convolution
 
 __all__ = ["fold_batchnorm", "frozen"]
 
-_Norm = nn.modules.batchnorm._BatchNorm
-_Layer = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:
@@ -31,7 +31,9 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
 
     A norm is folded where it follows a convolution or linear layer whose output goes nowhere else;
     any other becomes the affine map s x + (β − s μ). The model is left as it is; the view stays in
-    evaluation mode. Norms that keep no running statistics are left alone: they have no such form.
+    evaluation mode. Left alone are norms that keep no running statistics and subclasses with a
+    `forward` of their own (a norm that also activates, a convolution that standardises its
+    weights): they have no such form.
 
     Raises `ValueError` if a module is in training mode, where BatchNorm is not an affine map.
     Source: Ioffe & Szegedy 2015, section 3.1 (inference with the population statistics).
@@ -47,7 +49,7 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     modules: dict[str, Any] = dict(view.named_modules())
     into = {norm: layer for layer, norm in pairs}
     for name, module in modules.items():
-        if isinstance(module, _Norm) and module.running_mean is not None:
+        if _computes(module, _NORMS) and module.running_mean is not None:
             # In the instance, not in a wrapping module: the names of the parameters must stay.
             vars(module)["forward"] = _Affine(module)
             if name in into:
@@ -99,9 +101,10 @@ class _Folded:
     def __call__(self, x: Tensor) -> Tensor:
         layer = self.layer
         scale, shift = _scale_and_shift(self.norm)
-        if isinstance(layer, nn.Linear) and x.ndim == 3:
-            # Of [N, C, L] the linear layer maps the last axis, the norm scales the second one.
-            return F.linear(x, layer.weight, layer.bias) * scale[:, None] + shift[:, None]
+        if isinstance(layer, nn.Linear) and x.ndim > 2:
+            # Of [N, C, …, L] the linear layer maps the last axis, the norm scales the second one.
+            along = (-1, *(1,) * (x.ndim - 2))
+            return F.linear(x, layer.weight, layer.bias) * scale.view(along) + shift.view(along)
         weight = layer.weight * scale.view(-1, *(1,) * (layer.weight.ndim - 1))
         bias = shift if layer.bias is None else shift + scale * layer.bias
         if isinstance(layer, nn.Linear):
@@ -115,6 +118,11 @@ class _Folded:
 
 def _identity(x: Tensor) -> Tensor:
     return x
+
+
+def _computes(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Whether it computes what one of `kinds` does; a subclass may compute something else."""
+    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
 
 
 def _pairs(model: nn.Module) -> list[tuple[str, str]]:
@@ -137,7 +145,7 @@ def _pairs(model: nn.Module) -> list[tuple[str, str]]:
             continue
         names = (str(before.target), str(node.target))
         layer, norm = (model.get_submodule(name) for name in names)
-        dims = isinstance(layer, _Layer) and isinstance(norm, _Norm)
-        if dims and norm.running_mean is not None and {*names} <= once and len(before.users) == 1:
+        known = _computes(layer, _LAYERS) and _computes(norm, _NORMS)
+        if known and norm.running_mean is not None and {*names} <= once and len(before.users) == 1:
             pairs.append(names)
     return pairs

@@ -202,6 +202,38 @@ def test_norms_without_statistics_stay():
     assert torch.equal(fold_batchnorm(model)(x), model(x))
 
 
+class Rectified(nn.BatchNorm2d):
+    """A norm that does more, as some libraries' do."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class Standardised(nn.Conv2d):
+    """A convolution that does not use its weights as they are."""
+
+    def forward(self, x):
+        return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Conv2d(3, 4, 3), Rectified(4)),
+        (Standardised(3, 4, 3), nn.BatchNorm2d(4)),
+        (nn.Linear(8, 5), nn.BatchNorm2d(3)),  # of [N, C, H, W] the one maps W, the other scales C
+    ],
+)
+def test_whatever_is_not_an_affine_norm_of_a_plain_layer_is_computed_all_the_same(layers):
+    model = nn.Sequential(*copy.deepcopy(layers)).eval()
+    norm = model[1]
+    draws = torch.Generator().manual_seed(0)
+    for values in (norm.running_mean, norm.running_var, norm.weight.data, norm.bias.data):
+        values.copy_(0.5 + torch.rand(values.shape, generator=draws))
+    x = torch.randn(2, 3, 8, 8, generator=draws)
+    torch.testing.assert_close(fold_batchnorm(model)(x), model(x))
+
+
 def test_training_mode_is_refused():
     with pytest.raises(ValueError, match="evaluation mode"):
         fold_batchnorm(small_cnn(4))

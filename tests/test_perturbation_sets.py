@@ -111,17 +111,19 @@ def test_a_subspace_is_an_orthogonal_projection(subspace):
     torch.testing.assert_close(matrix, expected)
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 28), (8, 8), (9, 14)])
-def test_windows_overlap_by_half_and_stay_on_the_image(height, width):
+@pytest.mark.parametrize(
+    ("height", "width"), [(32, 32), (28, 28), (8, 8), (9, 14), (30, 30), (33, 47), (5, 5)]
+)
+def test_windows_overlap_and_reach_every_edge(height, width):
     found = list(windows(torch.Size((3, height, width))))
     side = min(height, width) // 2
     for window in found:
         assert window.size == side
         assert window.top + side <= height and window.left + side <= width
-    if height == width and height % 4 == 0:
+    covered = sum(window(torch.ones(1, height, width)) for window in found)
+    assert bool((covered > 0).all())
+    if height == width >= 8:
         assert len(found) == 9
-        covered = sum(window(torch.ones(1, height, width)) for window in found)
-        assert bool((covered > 0).all())
 
 
 def test_sets_that_make_no_sense_are_refused():

@@ -388,6 +388,21 @@ def test_convergence_is_claimed_only_for_a_true_residual(solve):
     assert solution.residuals[-1] > 1e-7 * b.norm()
 
 
+@pytest.mark.parametrize("solve", [conjugate_gradient, minres])
+def test_nor_without_a_tolerance(solve):
+    """There the recurrences run below the rounding unit."""
+    a, b = rotated(POSITIVE), vector(8)
+
+    def rounded(v):
+        return (v @ a).to(torch.bfloat16).double()
+
+    solution = solve(rounded, b, max_iter=200)
+    true = (b - rounded(solution.x)).norm()
+    assert true > 1e-4 * b.norm()
+    assert not solution.converged
+    torch.testing.assert_close(solution.residuals[-1], true)
+
+
 def test_warnings_of_one_kind_carry_one_text():
     """So that Python's default filter shows a solve repeated in a loop once."""
     texts = set()

@@ -28,6 +28,7 @@ from ibau_lite.defenses.protocol import (
     clean_on_device,
     configured,
     private_copy,
+    recast,
 )
 
 __all__ = ["ANPConfig", "anp"]
@@ -64,6 +65,7 @@ class ANPConfig(FineTuningConfig):
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
 
+@recast
 def anp(
     model: nn.Module,
     clean: Labelled,

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.outliers import left_anomaly_index
-from ibau_lite.defenses.protocol import Defended, Evaluator, configured
+from ibau_lite.defenses.protocol import Defended, Evaluator, configured, recast
 from ibau_lite.defenses.suspects import SuspectConfig, Suspects, cleanse
 from ibau_lite.folding import frozen
 
@@ -71,6 +71,7 @@ class DeepInspectConfig(SuspectConfig):
             raise ValueError(f"success is a fraction in (0, 1], got {self.success}")
 
 
+@recast
 def deepinspect(
     model: nn.Module,
     clean: Labelled,

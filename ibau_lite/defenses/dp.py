@@ -35,6 +35,7 @@ from ibau_lite.defenses.protocol import (
     clean_on_device,
     configured,
     private_copy,
+    recast,
 )
 from ibau_lite.training import augment
 
@@ -78,6 +79,7 @@ class DPConfig:
             )
 
 
+@recast
 def dp(
     model: nn.Module,
     clean: Labelled,

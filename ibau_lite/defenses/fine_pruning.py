@@ -31,6 +31,7 @@ from ibau_lite.defenses.protocol import (
     configured,
     hold_out,
     private_copy,
+    recast,
 )
 from ibau_lite.folding import fold_batchnorm
 
@@ -60,6 +61,7 @@ class FinePruningConfig(FineTuningConfig):
                 raise ValueError(f"{name} is a fraction in (0, 1), got {getattr(self, name)}")
 
 
+@recast
 def fine_pruning(
     model: nn.Module,
     clean: Labelled,

@@ -16,6 +16,7 @@ from ibau_lite.defenses.protocol import (
     clean_on_device,
     configured,
     private_copy,
+    recast,
 )
 from ibau_lite.folding import fold_batchnorm
 
@@ -54,6 +55,7 @@ class FineTuningConfig:
         return self.epochs * -(-self.passed(count) // self.batch_size)
 
 
+@recast
 def fine_tuning(
     model: nn.Module,
     clean: Labelled,

@@ -30,6 +30,7 @@ from ibau_lite.defenses.protocol import (
     clean_on_device,
     configured,
     private_copy,
+    recast,
 )
 
 __all__ = ["FTSAMConfig", "ft_sam", "sharpest"]
@@ -65,6 +66,7 @@ class FTSAMConfig(FineTuningConfig):
             )
 
 
+@recast
 def ft_sam(
     model: nn.Module,
     clean: Labelled,

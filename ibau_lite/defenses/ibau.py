@@ -34,6 +34,7 @@ from ibau_lite.defenses.protocol import (
     configured,
     hold_out,
     private_copy,
+    recast,
 )
 from ibau_lite.folding import fold_batchnorm
 from ibau_lite.hypergrad import Solver
@@ -213,6 +214,7 @@ class IBAUConfig:
         return replace(recipe, **changes)
 
 
+@recast
 def ibau(
     model: nn.Module,
     clean: Labelled,

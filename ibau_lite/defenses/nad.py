@@ -28,6 +28,7 @@ from ibau_lite.defenses.protocol import (
     clean_on_device,
     configured,
     private_copy,
+    recast,
 )
 
 __all__ = ["NADConfig", "attention", "nad"]
@@ -70,6 +71,7 @@ class NADConfig(FineTuningConfig):
             )
 
 
+@recast
 def nad(
     model: nn.Module,
     clean: Labelled,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,11 @@ __all__ = [
     "configured",
     "hold_out",
     "private_copy",
+    "recast",
 ]
 
 Config = TypeVar("Config")
+Arguments = ParamSpec("Arguments")
 
 Evaluator = Callable[[nn.Module], dict[str, float]]
 """Measures a model between rounds (say ACC and ASR); its answers go into the history."""
@@ -61,6 +64,25 @@ class Defense(Protocol):
         progress: bool = False,
         evaluator: Evaluator | None = None,
     ) -> Defended: ...
+
+
+def recast(defense: Callable[Arguments, Defended]) -> Callable[Arguments, Defended]:
+    """Under `torch.autocast`, have the weights cast whenever they are used.
+
+    PyTorch keeps the cast of a parameter until the outermost autocast ends. A defence that runs
+    inside one changes parameters, and would go on with the old ones.
+    """
+
+    @functools.wraps(defense)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Defended:
+        cached = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)
+        try:
+            return defense(*args, **kwargs)
+        finally:
+            torch.set_autocast_cache_enabled(cached)
+
+    return run
 
 
 def configured(config: Config | None, kind: type[Config]) -> Config:
@@ -120,7 +142,7 @@ def clean_on_device(model: nn.Module, clean: Labelled, *, shift: int = 0) -> Lab
         )
     if len(moved.labels.unique()) == 1 and classes > 1:
         warnings.warn(
-            "the clean set holds one class only: the others will be forgotten", stacklevel=3
+            "the clean set holds one class only: the others will be forgotten", stacklevel=4
         )
     accuracy = (logits.argmax(1) == moved.labels[:200]).float().mean()
     chance = 1 / classes
@@ -128,7 +150,7 @@ def clean_on_device(model: nn.Module, clean: Labelled, *, shift: int = 0) -> Lab
         warnings.warn(
             f"the model reads {float(accuracy):.0%} of the first clean images as labelled, "
             "which is chance: wrong labels, or images prepared differently from its training?",
-            stacklevel=3,
+            stacklevel=4,
         )
     return moved
 

@@ -32,6 +32,7 @@ from ibau_lite.defenses.protocol import (
     clean_on_device,
     configured,
     private_copy,
+    recast,
 )
 from ibau_lite.folding import fold_batchnorm, frozen
 
@@ -76,6 +77,7 @@ class SAUConfig(FineTuningConfig):
             )
 
 
+@recast
 def sau(
     model: nn.Module,
     clean: Labelled,

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.inversion import Candidates, Inversion, Term
 from ibau_lite.defenses.neural_cleanse import invert_all
-from ibau_lite.defenses.protocol import Defended, Evaluator, configured
+from ibau_lite.defenses.protocol import Defended, Evaluator, configured, recast
 from ibau_lite.defenses.suspects import SuspectConfig, cleanse
 
 __all__ = ["TaborConfig", "elastic_net", "squared_variation", "tabor"]
@@ -62,6 +62,7 @@ class TaborConfig(SuspectConfig):
             raise ValueError(f"pixel_range must be positive, got {self.pixel_range}")
 
 
+@recast
 def tabor(
     model: nn.Module,
     clean: Labelled,

@@ -34,12 +34,20 @@ class Window:
 
 
 def windows(shape: torch.Size) -> Iterator[Window]:
-    """Windows of half the image's side that overlap by half: nine on a square image."""
+    """Windows of half the image's side that overlap by half and reach every edge: nine on a square
+    image of 8 pixels or more.
+    """
     side = max(1, min(shape[-2:]) // 2)
-    step = max(1, side // 2)
-    for top in range(0, shape[-2] - side + 1, step):
-        for left in range(0, shape[-1] - side + 1, step):
+    for top in _starts(shape[-2], side):
+        for left in _starts(shape[-1], side):
             yield Window(top, left, side)
+
+
+def _starts(length: int, side: int) -> list[int]:
+    """Where windows of `side` begin: from one edge to the other in steps of about side / 2."""
+    room = length - side
+    gaps = max(1, round(2 * room / side))
+    return sorted({round(k * room / gaps) for k in range(gaps + 1)})
 
 
 @dataclass(frozen=True)

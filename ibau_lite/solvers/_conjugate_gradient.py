@@ -27,8 +27,8 @@ def conjugate_gradient(
 
     so that ‖x_K − x‖ ≤ 2√κ ((√κ − 1)/(√κ + 1))^K ‖x_0 − x‖ with κ the condition number. K =
     ``max_iter`` iterations cost K products (and one for a warm start ``x0``, and one for each time
-    ``tol`` seems to be reached: convergence is only claimed for a residual computed from its
-    definition).
+    ``tol``, or rounding where there is none, seems to be reached: convergence is only claimed for
+    a residual computed from its definition).
 
     A direction p with ⟨p, (A + μI) p⟩ ≤ 0 ends that right-hand side at the last iterate before p,
     with `NegativeCurvatureWarning`: beyond it the minimum above does not exist. If it is the first
@@ -63,4 +63,4 @@ def conjugate_gradient(
         z = precondition(r)
         rho, previous = dot(r, z), rho
         p = z + torch.where(watch.active, rho / previous, 0.0) * p
-    return watch.conclude(x, "conjugate_gradient")
+    return watch.conclude(x, "conjugate_gradient", recurred=True)

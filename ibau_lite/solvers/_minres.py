@@ -26,10 +26,10 @@ def minres(
     .. math:: x_K = \arg\min_{x \,\in\, x_0 + \mathcal{K}_K} \|b - (A + \mu I)\,x\|_2 ,
 
     so that the residual never grows. K = ``max_iter`` iterations cost K products (one more for a
-    warm start ``x0``, and one each time ``tol`` seems to be reached: convergence is only claimed
-    for a residual computed from its definition). Negative curvature is no obstacle here;
-    ``Solution.negative_curvature`` still tells whether a residual r with ⟨r, (A + μI) r⟩ < 0 was
-    met.
+    warm start ``x0``, and one each time ``tol``, or rounding where there is none, seems to be
+    reached: convergence is only claimed for a residual computed from its definition). Negative
+    curvature is no obstacle here; ``Solution.negative_curvature`` still tells whether a residual r
+    with ⟨r, (A + μI) r⟩ < 0 was met.
 
     A singular system whose b is outside the range ends at a least-squares solution, with
     `ConvergenceWarning`. Shapes, ``batched``, errors and other warnings as in `conjugate_gradient`.
@@ -51,7 +51,7 @@ def minres(
         if (rows := watch.claims(rotations.phi)) is not None:
             rotations.restart(rows, system.residual(x))  # should it fall short of the claim
         watch.record(rotations.phi)
-    return watch.conclude(x, "minres", needs_definite=False)
+    return watch.conclude(x, "minres", needs_definite=False, recurred=True)
 
 
 class _Rotations:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class Solution:
 
 def check_budget(max_iter: int, tol: float | None) -> None:
     """ValueError where a solve has no meaningful end."""
-    if not isinstance(max_iter, int) or max_iter < 0:
+    if not isinstance(max_iter, Integral) or max_iter < 0:
         raise ValueError(f"max_iter = {max_iter!r}; expected an integer >= 0")
     if tol is not None and not 0 <= tol < float("inf"):
         raise ValueError(
@@ -112,10 +113,20 @@ class Monitor:
         self.active = self.active & self.finite & (self.residuals[-1] > self.bound)
 
     def conclude(
-        self, x: Tensor, name: str, *, needs_definite: bool = True, may_diverge: bool = False
+        self,
+        x: Tensor,
+        name: str,
+        *,
+        needs_definite: bool = True,
+        may_diverge: bool = False,
+        recurred: bool = False,
     ) -> Solution:
         """Build the `Solution`, and warn where it may be wrong; only here is the device waited
-        for, and not while its kernels are only recorded (a CUDA graph)."""
+        for, and not while its kernels are only recorded (a CUDA graph).
+
+        Residuals that `recurred` go on to fall where the true one cannot follow: before such a one
+        counts as converged it is computed from its definition, unless a claim (`tol`) did that.
+        """
         if recording():
             return self._unseen(x)
         steps = int(self.steps.max())
@@ -125,6 +136,9 @@ class Monitor:
         negative = bool(self.negative.any())
         checked = steps < len(self.residuals)
         converged = checked and not broken and bool((last <= self.bound[:, 0]).all())
+        if converged and recurred and self.tol is None and steps:
+            residuals[-1] = last = norm(self.system.residual(x))[:, 0]
+            converged = bool((last <= self.bound[:, 0]).all())
         grew = may_diverge and not broken and bool((last > first).any())
         scale = norm(self.system.b)[:, 0]
         relative = float((last / torch.where(scale > 0, scale, 1.0)).max())

@@ -93,6 +93,18 @@ def test_buffers_stay_as_they_are(name, model, clean):
     assert all(torch.equal(buffer, buffers[key]) for key, buffer in model.named_buffers())
 
 
+@ALL
+def test_under_autocast_it_goes_on_with_the_weights_that_it_has(name, model, clean):
+    """PyTorch would keep the first cast of a parameter for as long as the autocast lasts."""
+    found = []
+    for kept in (True, False):
+        with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16, cache_enabled=kept):
+            warnings.simplefilter("ignore")
+            found.append(defense(name)(model, clean, config=CONFIGS[name]).model)
+    for a, b in zip(found[0].parameters(), found[1].parameters()):
+        assert torch.equal(a, b)
+
+
 # --- what is said at the door -------------------------------------------------------------------
 
 
