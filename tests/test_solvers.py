@@ -505,6 +505,16 @@ def test_nystrom_is_exact_at_full_rank_of_the_operator():
         assert not model.negative_curvature
 
 
+@pytest.mark.parametrize("dim", [3072, 150528])
+def test_nystrom_sees_one_direction_among_many_in_single_precision(dim):
+    """Random directions of a large space are nearly orthogonal to any one: little of it is seen."""
+    u = torch.randn(dim, generator=torch.Generator().manual_seed(1))
+    u /= u.norm()
+    model = nystrom(lambda v: 10 * u * (u @ v), dim, 20)
+    torch.testing.assert_close(model.values[-1], torch.tensor(10.0), rtol=1e-3, atol=0)
+    assert not model.negative_curvature
+
+
 def test_nystrom_lies_below_its_operator():
     a = rotated(POSITIVE)
     model = nystrom(Counted(a), 8, 4, dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import torch
@@ -47,7 +48,8 @@ def nystrom(
 
     core = directions.T @ images
     values, basis = torch.linalg.eigh((core + core.T) / 2)
-    rounding = dim * torch.finfo(images.dtype).eps * torch.linalg.matrix_norm(images, 2)
+    # The size that algorithm 2.1 takes for rounding, too.
+    rounding = math.sqrt(dim) * torch.finfo(images.dtype).eps * torch.linalg.matrix_norm(images, 2)
     negative = bool(values[0] < -rounding)
     if negative:
         warnings.warn(
