@@ -113,10 +113,15 @@ class IBAUConfig:
     stopping: EarlyStopping | None = None
 
     def __post_init__(self) -> None:
-        if self.rounds < 1 or self.batch_size < 1 or not self.lr > 0:
+        if self.rounds < 1 or self.batch_size < 1 or not 0 < self.lr < math.inf:
             raise ValueError(
-                f"rounds, batch_size and lr must be positive, "
+                f"rounds, batch_size and lr must be positive and finite, "
                 f"got {self.rounds}, {self.batch_size}, {self.lr}"
+            )
+        if not callable(self.inner) or not (self.solver is None or callable(self.solver)):
+            raise TypeError(
+                "inner is a function, solver one or None, "
+                f"got inner = {self.inner!r}, solver = {self.solver!r}"
             )
         for name in ("inner_images", "outer_images", "implicit_images"):
             count = getattr(self, name)

@@ -183,10 +183,11 @@ def check_finite(model: nn.Module, when: str, advice: str) -> None:
 
 def _outputs(model: nn.Module, images: Tensor) -> Tensor:
     logits = model(images.to(next(model.parameters()).dtype))
-    if logits.ndim != 2 or len(logits) != len(images):
+    shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         raise ValueError(
             f"the model must map images [N, C, H, W] to logits [N, classes], "
-            f"got {list(logits.shape)} for {len(images)} images"
+            f"got {shape} for {len(images)} images"
         )
     if not bool(torch.isfinite(logits).all()):
         raise ValueError("the model's logits on the clean images are NaN or infinite")

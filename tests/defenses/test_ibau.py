@@ -39,6 +39,7 @@ BRIEF = IBAUConfig(rounds=2, ball=Ball(1.0), inner=Ascent(2), batch_size=8, impl
         ({"batch_size": 0}, "batch_size"),
         ({"lr": 0.0}, "lr"),
         ({"lr": float("nan")}, "lr"),
+        ({"lr": float("inf")}, "lr"),
         ({"stamped": 0.0}, "stamped"),
         ({"stamped": 1.1}, "stamped"),
         ({"inner_labels": "wrong"}, "'true' or 'predicted', got 'wrong'"),
@@ -55,6 +56,14 @@ BRIEF = IBAUConfig(rounds=2, ball=Ball(1.0), inner=Ascent(2), batch_size=8, impl
 )
 def test_settings_that_make_no_sense_are_refused(setting, says):
     with pytest.raises(ValueError, match=says):
+        IBAUConfig(**setting)
+
+
+@pytest.mark.parametrize("setting", [{"inner": None}, {"solver": 3}])
+def test_what_is_no_function_is_refused(setting):
+    with pytest.raises(
+        TypeError, match=f"got .*{next(iter(setting))} = {next(iter(setting.values()))}"
+    ):
         IBAUConfig(**setting)
 
 

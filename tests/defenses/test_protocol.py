@@ -115,6 +115,20 @@ def test_the_settings_of_something_else_are_refused(name, model, clean):
 
 
 @ALL
+def test_a_model_without_logits(name, model, clean):
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = model
+
+        def forward(self, x):
+            return self.network(x), x
+
+    with pytest.raises(ValueError, match="logits .*, got tuple for"):
+        defense(name)(Pair().eval(), clean, config=CONFIGS[name])
+
+
+@ALL
 def test_no_clean_images(name, model, clean):
     with pytest.raises(ValueError, match="the clean set is empty"):
         defense(name)(model, clean[:0], config=CONFIGS[name])
