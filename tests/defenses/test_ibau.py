@@ -61,9 +61,7 @@ def test_settings_that_make_no_sense_are_refused(setting, says):
 
 @pytest.mark.parametrize("setting", [{"inner": None}, {"solver": 3}])
 def test_what_is_no_function_is_refused(setting):
-    with pytest.raises(
-        TypeError, match=f"got .*{next(iter(setting))} = {next(iter(setting.values()))}"
-    ):
+    with pytest.raises(TypeError, match="inner is a function, solver one or None"):
         IBAUConfig(**setting)
 
 
