@@ -146,6 +146,13 @@ def _pairs(model: nn.Module) -> list[tuple[str, str]]:
         names = (str(before.target), str(node.target))
         layer, norm = (model.get_submodule(name) for name in names)
         known = _computes(layer, _LAYERS) and _computes(norm, _NORMS)
-        if known and norm.running_mean is not None and {*names} <= once and len(before.users) == 1:
+        between = layer._forward_hooks or norm._forward_pre_hooks  # they see the layer's own output
+        if (
+            known
+            and not between
+            and norm.running_mean is not None
+            and {*names} <= once
+            and len(before.users) == 1
+        ):
             pairs.append(names)
     return pairs

@@ -234,6 +234,14 @@ def test_whatever_is_not_an_affine_norm_of_a_plain_layer_is_computed_all_the_sam
     torch.testing.assert_close(fold_batchnorm(model)(x), model(x))
 
 
+def test_a_hook_sees_what_its_layer_computes():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    model[1].running_mean.fill_(0.5)
+    model[0].register_forward_hook(lambda layer, given, found: found * 2)
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(fold_batchnorm(model)(x), model(x))
+
+
 def test_training_mode_is_refused():
     with pytest.raises(ValueError, match="evaluation mode"):
         fold_batchnorm(small_cnn(4))

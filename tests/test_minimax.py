@@ -645,6 +645,13 @@ def test_one_pass_is_the_published_loop(optimizer, radius, clamp):
     assert (float(found.delta.norm()) == pytest.approx(radius)) == (radius < 1)
 
 
+def test_a_pass_with_too_long_a_step_is_named():
+    model = smooth_network()
+    with pytest.raises(FloatingPointError, match="lower step"):
+        risk = replace(risk_of(model, 20), penalty=0.001)
+        OnePass(1e200, batch_size=5)(risk, theta_of(model), Ball(1.0))
+
+
 def test_one_pass_goes_on_from_a_start():
     model = smooth_network()
     risk, ball = risk_of(model, 20), Ball(1e3)

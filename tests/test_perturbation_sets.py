@@ -126,6 +126,12 @@ def test_windows_overlap_and_reach_every_edge(height, width):
         assert len(found) == 9
 
 
+def test_from_far_away_the_nearest_point_is_still_on_the_sphere():
+    """The squares of 1e30 are infinite in single precision."""
+    far = torch.tensor([3e30, 0.0, -4e30])
+    torch.testing.assert_close(Ball(2.0).project(far), torch.tensor([1.2, 0.0, -1.6]))
+
+
 def test_sets_that_make_no_sense_are_refused():
     for radius in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="radius"):

@@ -403,6 +403,21 @@ def test_nor_without_a_tolerance(solve):
     torch.testing.assert_close(solution.residuals[-1], true)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("solve", [conjugate_gradient, minres])
+def test_what_was_found_is_not_spoilt_by_going_on(solve, dtype):
+    """A singular system with a solution: far more steps than it needs, and no tolerance."""
+    for seed in range(10):
+        draws = torch.Generator().manual_seed(seed)
+        root = torch.randn(60, 10, generator=draws, dtype=dtype)
+        b = root @ (root.T @ torch.randn(60, generator=draws, dtype=dtype))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            x = solve((root @ root.T).matmul, b, max_iter=80).x
+        rest = (b - root @ (root.T @ x)).norm() / b.norm()
+        assert rest < 1000 * torch.finfo(dtype).eps, seed
+
+
 def test_warnings_of_one_kind_carry_one_text():
     """So that Python's default filter shows a solve repeated in a loop once."""
     texts = set()
@@ -485,6 +500,14 @@ def test_lanczos_stops_where_the_krylov_space_ends():
     ritz = lanczos(lambda v: 2 * v, 8, 5, dtype=torch.float64)
     assert ritz.products == 1
     torch.testing.assert_close(ritz.values, torch.tensor([2.0]).double())
+
+
+def test_lanczos_goes_on_in_a_large_space_in_single_precision():
+    values = torch.linspace(-0.01, 0.01, 12288)
+    values[0] = 10.0
+    ritz = lanczos(lambda v: values * v, 12288, 15)
+    assert ritz.products == 15
+    assert float(ritz.values[0]) < -0.009
 
 
 def test_lanczos_reaches_scipys_extremes():

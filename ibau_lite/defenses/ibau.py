@@ -80,8 +80,9 @@ class IBAUConfig:
         θ ← (1 − b)·θ + b·θ₀, which trades some of the removal for accuracy.
     The indirect term
         solver: (matvec, b) → Solution; None drops the term, the naive minimax. implicit_images:
-        how many images make up the inner objective that is differentiated twice (None: the outer
-        batch itself, as it is stamped, so that inner and outer objective are one). on_ball:
+        how many images make up the inner objective that is differentiated twice: the first ones
+        of the clean set, which must not be sorted by class (None: the outer batch itself, as it is
+        stamped, so that inner and outer objective are one). on_ball:
         differentiate the conditions of the maximum on the ball (KKT) rather than ∇₁H = 0. trust:
         the indirect term is scaled down to at most this times the norm of the direct one. At a
         maximum it would be small (Danskin); where it is not, δ is not δ(θ) and the formula is
@@ -198,7 +199,8 @@ class IBAUConfig:
         label) + 0.001‖δ‖² and projected once, to radius 10; the indirect term takes 5 fixed-point
         steps of 0.1 for that objective with true labels on the *first* clean batch, whatever the
         outer batch; only 1 % of the outer batch, at least one image, carries δ. For GTSRB the
-        images are clamped and the inner step is Adam's, 1.0.
+        images are clamped and the inner step is Adam's, 1.0. One thing is ours: the batches are
+        drawn anew in each round, where the published loader's are the same in all of them.
         """
         recipe = cls(
             ball=Ball(10.0),
@@ -244,7 +246,8 @@ def ibau(
 
     Returns: `Defended`, with one row a round in `history`: value (H at δ), delta_norm, loss (mean
         outer loss), direct and indirect (mean norms of the two terms as computed), residual (the
-        true relative residual of the round's first solve), and with `config.stopping` the held-out
+        true relative residual of the round's first solve), iterations (of that solve) and
+        negative_curvature (1 if it met some, else 0), and with `config.stopping` the held-out
         accuracy, clean and under the worst δ; and of the last round the worst δ in
         `details["delta"]` [C, H, W], all that were found in `details["deltas"]` [m, C, H, W], and
         the `climbs` of the search (see `Maximum`) in `details["climbs"]`.

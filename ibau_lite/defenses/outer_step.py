@@ -102,7 +102,7 @@ class OuterStep:
             constraint=_constraint(maximum.region, config.on_ball),
             certify=certify,
         )
-        sizes = _sizes(gradient)
+        sizes = _sizes(gradient, certify)
         return _followed(gradient, sizes, config.trust), sizes
 
 
@@ -133,13 +133,16 @@ def _norm(tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack([t.norm() for t in tensors.values()]))
 
 
-def _sizes(gradient: Hypergradient) -> dict[str, Tensor]:
+def _sizes(gradient: Hypergradient, certify: bool) -> dict[str, Tensor]:
     """The numbers of a step that the history keeps, as scalars on the device."""
     sizes = {"loss": gradient.value, "direct": _norm(gradient.direct)}
     if gradient.indirect is not None:
         sizes["indirect"] = _norm(gradient.indirect)
     if gradient.residual is not None:
         sizes["residual"] = gradient.residual
+    if certify and gradient.solution is not None:
+        sizes["iterations"] = torch.tensor(float(gradient.solution.iterations))
+        sizes["negative_curvature"] = torch.tensor(float(gradient.solution.negative_curvature))
     return sizes
 
 

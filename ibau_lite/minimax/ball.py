@@ -36,6 +36,10 @@ class Ball:
         """The nearest point of the ball, arg min_{‖z‖ ≤ C} ‖z − δ‖₂; points inside stay."""
         if self.norm == "linf":
             return delta.clamp(-self.radius, self.radius)
+        # From so far out that the length overflows, 1/∞ would lead to zero: come nearer first.
+        largest = delta.abs().amax()
+        far = self.length(delta).isinf() & largest.isfinite()
+        delta = delta / torch.where(far, largest / self.radius, 1.0)
         return delta * (self.radius / self.length(delta)).clamp_max(1.0)
 
     def steepest(self, gradient: Tensor) -> Tensor:

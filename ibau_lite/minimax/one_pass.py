@@ -24,7 +24,8 @@ class OnePass:
     way, then projected to the ball once. One forward and one backward pass over the clean set.
     There is no guarantee that H grows, so the last point is returned, and `values` are H on the
     batches, each before its step. What that δ is worth is not known without another pass: `value`
-    is the last of the `values`, and the gap is not computed (NaN).
+    is the last of the `values`, and the gap is not computed (NaN). Raises
+    `FloatingPointError` where the step is so long that δ or H overflows.
 
     Source: the code released with Zeng et al. 2022.
     """
@@ -52,5 +53,9 @@ class OnePass:
             value, delta.grad = batch.value_and_gradient(delta, theta)
             optimizer.step()
             values.append(value)
+        if not bool(delta.isfinite().all() & values[-1].isfinite()):
+            raise FloatingPointError(
+                f"δ or H is NaN or infinite after a pass: lower step {self.step:g}"
+            )
         delta = ball.project(delta)
         return Maximum(delta, float(values[-1]), torch.stack(values), math.nan, ball)

@@ -124,8 +124,9 @@ class Risk:
 
     def value(self, delta: Tensor, theta: Mapping[str, Tensor]) -> float:
         """H at (δ, θ), a chunk at a time and without a graph."""
+        fixed = {name: parameter.detach() for name, parameter in theta.items()}
         with torch.no_grad():
-            return sum(weight * float(part(delta, theta)) for weight, part in self.chunks())
+            return sum(weight * float(part(delta, fixed)) for weight, part in self.chunks())
 
     def value_and_gradient(
         self, delta: Tensor, theta: Mapping[str, Tensor]

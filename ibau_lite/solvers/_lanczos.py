@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -71,7 +72,8 @@ def lanczos(
         betas[j] = torch.linalg.vector_norm(q)
         if not bool(torch.isfinite(betas[j])):
             raise ValueError("matvec gave numbers that are not finite")
-        if bool(betas[j] <= dim * torch.finfo(q.dtype).eps * (alphas.abs().max() + betas.max())):
+        rounding = math.sqrt(dim) * torch.finfo(q.dtype).eps
+        if bool(betas[j] <= rounding * (alphas.abs().max() + betas.max())):
             steps = j + 1
             break
         if j + 1 < k:

@@ -31,7 +31,7 @@ class Solution:
 
     ``x`` is built like b. ``residuals`` holds ‖b - (A + damping I) x_i‖₂ for x_0 … x_iterations, of
     shape [iterations + 1], or [iterations + 1, k] for k right-hand sides. ``converged``: every
-    residual is at most tol·‖b‖ (without a tolerance: at most the rounding unit times ‖b‖).
+    residual is at most tol·‖b‖ (without a tolerance: ten rounding units times ‖b‖).
     ``negative_curvature``: a direction p with ⟨p, (A + damping I) p⟩ <= 0 was met. ``products``:
     how many products with A were paid for.
     """
@@ -69,7 +69,8 @@ class Monitor:
         check_budget(max_iter, tol)
         self.system, self.max_iter, self.tol = system, max_iter, tol
         self.epsilon = torch.finfo(system.b.dtype).eps
-        self.bound = max(tol or 0.0, self.epsilon) * norm(system.b)
+        # So close to rounding a recurrence has nothing left to follow, and spoils what it found.
+        self.bound = (10 * self.epsilon if tol is None else max(tol, self.epsilon)) * norm(system.b)
         self.residuals = [norm(r)]
         self.finite = torch.isfinite(self.residuals[0])
         self.active = self.finite & (self.residuals[0] > self.bound)
