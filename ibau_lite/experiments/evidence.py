@@ -168,8 +168,8 @@ def costs(compared: Iterable[Comparison]) -> str:
 
     Means over the n seeds; the talk's are in brackets, — was not run, × found no trigger. The
     seconds are the mean of a defence's runs on these networks on the hardware that most of all
-    these runs used; runs elsewhere are left out of it. The first line is the network before any
-    defence.
+    these runs used; runs elsewhere are left out of it, unless there are no others: then their
+    hardware is named. The first line is the network before any defence.
     """
     compared = list(compared)
     used = Counter(_device(record) for each in compared for record in each.records)
@@ -181,8 +181,11 @@ def costs(compared: Iterable[Comparison]) -> str:
     for label, group in _by_label(compared).items():
         here = {each.case: each for each in group}
         runs = [record for each in group for record in each.records]
-        seconds = [record["seconds"] for record in runs if _device(record) == device]
+        there = Counter(_device(record) for record in runs)
+        where = device if device in there or not there else there.most_common(1)[0][0]
+        seconds = [record["seconds"] for record in runs if _device(record) == where]
         price = f"{sum(seconds) / len(seconds):.1f}" if seconds else ""
+        price += f" ({where})" if where != device else ""
         count = seed_range([each.n for each in group])
         rows.append([label, count, *(acc_asr(here.get(case)) for case in columns), price])
     return grid(rows)

@@ -81,6 +81,7 @@ def test_costs_have_a_line_a_defence_and_start_with_the_network() -> None:
         record(blend, 0.2, 0.1, seconds=10.6, hardware=abacus),
         record(first, 0, 0.98, found=False, seconds=10.0, hardware=abacus),
         record(second, 0, 0.02, found=False, seconds=200.0, hardware=loom),
+        record(anp, 0, 0.5, seconds=33.0, hardware=loom),
     ]
     text = evidence.costs(of_cells(done, [nad, blend, first, second, anp]))
     assert text.splitlines()[0] == "| defence | n | gtsrb badnets | gtsrb blend | s (abacus) |"
@@ -88,7 +89,7 @@ def test_costs_have_a_line_a_defence_and_start_with_the_network() -> None:
         "| no defence |  | 85.0 / 99.0<br>(97.7 / 99.2) | 85.0 / 99.0<br>(97.4 / 99.9) |  |",
         "| NAD | 1 | 75.0 / 20.0<br>(15.2 / 9.1) | 65.0 / 10.0<br>(47.7 / 18.5) | 10.1 |",
         "| TABOR | 2 | 85.0 / 50.0 ×<br>(99.0 / 4.2) |  | 10.0 |",
-        "| ANP | 0 | — |  |  |",
+        "| ANP | 1 | 85.0 / 50.0 |  | 33.0 (loom) |",
     ]
 
 
