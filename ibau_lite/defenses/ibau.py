@@ -11,6 +11,7 @@ Hypergradient*, ICLR 2022. Drawing back: Wortsman et al. 2022 (WiSE-FT).
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,7 @@ from ibau_lite.training import augment, reshuffled
 __all__ = ["IBAUConfig", "ibau"]
 
 _TWO_PRODUCTS = partial(minres, max_iter=2)  # one object: partials are equal by identity only
+_COUNTS = ("inner_images", "outer_images", "implicit_images")  # None: all there are
 _ADVICE = "lower lr, raise the solver's damping, or drop the indirect term (solver=None)"
 
 
@@ -114,6 +116,14 @@ class IBAUConfig:
     stopping: EarlyStopping | None = None
 
     def __post_init__(self) -> None:
+        if not hasattr(self.ball, "project"):
+            raise TypeError(f"ball is a set, as Ball(4.0), got {self.ball!r}")
+        if not (self.stopping is None or isinstance(self.stopping, EarlyStopping)):
+            raise TypeError(f"stopping is an EarlyStopping or None, got {self.stopping!r}")
+        for name in ("rounds", "batch_size", "shift", *_COUNTS):
+            count = getattr(self, name)
+            if not (isinstance(count, int) or (count is None and name in _COUNTS)):
+                raise TypeError(f"{name} is a whole number, got {count!r}")
         if self.rounds < 1 or self.batch_size < 1 or not 0 < self.lr < math.inf:
             raise ValueError(
                 f"rounds, batch_size and lr must be positive and finite, "
@@ -124,7 +134,7 @@ class IBAUConfig:
                 "inner is a function, solver one or None, "
                 f"got inner = {self.inner!r}, solver = {self.solver!r}"
             )
-        for name in ("inner_images", "outer_images", "implicit_images"):
+        for name in _COUNTS:
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise ValueError(f"{name} must be at least 1 or None, got {count}")
@@ -242,7 +252,8 @@ def ibau(
         clean: images [N, C, H, W] in [0, 1] with true labels [N], untouched by the attacker.
         config: the recipe, `IBAUConfig()` by default; `IBAUConfig.released()` is the published one.
         seed: which images are drawn, stamped and shifted.
-        evaluator: called on the network after each round; its dict goes into the history.
+        evaluator: called after each round on the network that a defence of so many rounds would
+            return, drawn back; its dict goes into the history.
 
     Returns: `Defended`, with one row a round in `history`: value (H at δ), delta_norm, loss (mean
         outer loss), direct and indirect (mean norms of the two terms as computed), residual (the
@@ -307,7 +318,7 @@ def ibau(
             history[-1].update(watch())
         seconds += time.perf_counter() - started
         if evaluator is not None:
-            history[-1].update(evaluator(model))
+            history[-1].update(evaluator(_drawn_back(model, given, config.draw_back)))
         if watch is not None and watch.has_seen_enough:
             break
     bar.close()
@@ -320,10 +331,7 @@ def ibau(
     if watch is not None:
         watch.restore()
         details["kept_round"] = watch.kept_round
-    with torch.no_grad():
-        for name, start in given.items():
-            theta[name].lerp_(start, config.draw_back)
-    return Defended(model, seconds, history, details)
+    return Defended(_drawn_back(model, given, config.draw_back), seconds, history, details)
 
 
 def _find_deltas(
@@ -382,6 +390,18 @@ def _inner_risk(model: nn.Module, clean: Labelled, config: IBAUConfig) -> Risk |
         return None
     part = clean[: config.implicit_images]
     return Risk(model, part.images, part.labels, penalty=config.penalty, clamp=config.clamp)
+
+
+def _drawn_back(model: nn.Module, given: Mapping[str, Tensor], fraction: float) -> nn.Module:
+    """θ ← (1 − b)·θ + b·θ₀ for what is given of θ₀, in a copy; the model itself if nothing is."""
+    if not given:
+        return model
+    model = copy.deepcopy(model)
+    theta = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, start in given.items():
+            theta[name].lerp_(start, fraction)
+    return model
 
 
 def _worst(found: Sequence[Maximum]) -> Maximum:

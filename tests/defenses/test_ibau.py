@@ -59,9 +59,20 @@ def test_settings_that_make_no_sense_are_refused(setting, says):
         IBAUConfig(**setting)
 
 
-@pytest.mark.parametrize("setting", [{"inner": None}, {"solver": 3}])
-def test_what_is_no_function_is_refused(setting):
-    with pytest.raises(TypeError, match="inner is a function, solver one or None"):
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"inner": None}, "inner is a function, solver one or None"),
+        ({"solver": 3}, "inner is a function, solver one or None"),
+        ({"ball": 4.0}, "ball is a set, as"),
+        ({"stopping": True}, "stopping is an EarlyStopping or None, got True"),
+        ({"rounds": 1.5}, "rounds is a whole number, got 1.5"),
+        ({"shift": None}, "shift is a whole number, got None"),
+        ({"outer_images": 40e3}, "outer_images is a whole number, got 40000.0"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_refused(setting, says):
+    with pytest.raises(TypeError, match=says):
         IBAUConfig(**setting)
 
 
@@ -84,6 +95,20 @@ def test_drawing_back_goes_a_part_of_the_straight_way_to_the_given_weights(model
         model.parameters(), whole.parameters(), part.parameters(), strict=True
     ):
         torch.testing.assert_close(ours, 0.75 * end + 0.25 * given)
+
+
+def test_the_evaluator_sees_each_round_as_it_would_be_returned(model, clean):
+    """Drawn back; and looking changes nothing, though the rounds go on from where they were.
+
+    (Without the decay of the step, which looks ahead to the last round.)
+    """
+    config = replace(BRIEF, rounds=3, draw_back=0.5, decay=False)
+    seen = []
+    ibau(model, clean, config=config, evaluator=lambda net: seen.append(net.state_dict()) or {})
+    for rounds, weights in enumerate(seen, 1):
+        alone = ibau(model, clean, config=replace(config, rounds=rounds)).model.state_dict()
+        assert all(torch.equal(alone[key], weights[key]) for key in alone)
+    assert not torch.equal(seen[0]["0.weight"], seen[1]["0.weight"])
 
 
 @pytest.fixture
