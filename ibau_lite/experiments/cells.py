@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import inspect
 import json
 import time
 from collections.abc import Mapping
@@ -27,8 +28,9 @@ __all__ = ["describe", "line", "run"]
 def describe(value: Any) -> Any:
     """A configuration as JSON: dataclasses as dicts, solvers by name with their settings.
 
-    Raises `TypeError` for a value that has no such description (an anonymous function, an object
-    that is known by its address only): its cells could not be found again.
+    Raises `TypeError` for a value that has no such description (an anonymous function, one that is
+    made in a call, an object that is known by its address only): its cells could not be found
+    again.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -46,11 +48,13 @@ def describe(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [describe(item) for item in value]
     name = getattr(value, "__name__", "<unnamed>")
-    if callable(value) and name.isidentifier():
+    # Two functions that are made in a call, or methods of two objects, have one name.
+    made = "<locals>" in getattr(value, "__qualname__", "") or inspect.ismethod(value)
+    if callable(value) and name.isidentifier() and not made:
         return name
     raise TypeError(
-        f"{value!r} cannot be described for a record; use plain values, dataclasses, named "
-        "functions, or functools.partial of one"
+        f"{value!r} cannot be described for a record; use plain values, dataclasses, functions "
+        "that a module names, or functools.partial of one"
     )
 
 
@@ -102,7 +106,7 @@ def run(
         **_measured(attack, victim),
     }
     key = key_of(settings)
-    for record in read(results) if results is not None else []:
+    for record in read(results, cut=True) if results is not None else []:
         if record.get("key") == key:
             return record
 

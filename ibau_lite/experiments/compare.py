@@ -9,12 +9,13 @@ seeds. A defence that found no trigger (×) left the network as it was, and is j
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ibau_lite.attacks.talk import SEVEN_TARGETS
-from ibau_lite.experiments.contenders import CONTENDERS
+from ibau_lite.experiments.contenders import CONTENDERS, RECIPES
 from ibau_lite.experiments.grid import grid
 from ibau_lite.experiments.plan import TABLES, Case, Cell, cases, contestants, plan
 from ibau_lite.experiments.published import PUBLISHED, Published
@@ -35,10 +36,12 @@ __all__ = [
     "named",
     "of_cells",
     "origin",
+    "points",
     "printed",
     "published",
     "seed_range",
     "seven",
+    "strange",
     "success",
 ]
 
@@ -102,11 +105,25 @@ class Comparison:
         return sum(record["found"] is False for record in self.records)
 
     @property
+    def removed_by(self) -> int:
+        """How many seeds removed the backdoor, each by itself."""
+        return sum(r["after"]["attack_success_rate"] <= REMOVED for r in self.records)
+
+    @property
     def ours(self) -> Outcome | None:
         if not self.records:
             return None
         before = spread(record["before"]["accuracy"] for record in self.records)
         return Outcome(before.mean - self.accuracy.mean, self.attack_success_rate.mean)
+
+    @property
+    def seeds(self) -> set[int]:
+        return {record["cell"]["seed"] for record in self.records}
+
+    def of_seeds(self, seeds: set[int]) -> Comparison:
+        """The same cell with these seeds alone."""
+        kept = tuple(record for record in self.records if record["cell"]["seed"] in seeds)
+        return replace(self, records=kept)
 
     @property
     def agrees(self) -> bool | None:
@@ -115,6 +132,11 @@ class Comparison:
         if self.ours is None or theirs is None:
             return None
         return (self.ours.removed, self.ours.kept) == (theirs.removed, theirs.kept)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the talk's cell is its I-BAU's, held against another recipe once more."""
+        return self.talk is not None and self.label in RECIPES
 
     @property
     def wins(self) -> bool | None:
@@ -146,23 +168,49 @@ def printed(row: Published | Case, column: str) -> Published | None:
 
 def current(
     records: Iterable[Mapping[str, Any]], profile: str
-) -> dict[Case, dict[str, dict[tuple[int, int], Mapping[str, Any]]]]:
-    """Finished records of a profile by case, defence and (seed, network seed).
+) -> dict[Case, dict[str, dict[int, Mapping[str, Any]]]]:
+    """Finished records of a profile by case, defence and seed.
 
-    Records whose settings are not those that the plan has now are left out: they are other cells.
+    Left out are records whose settings are not those that the plan has now, which are other cells;
+    those of other images than most records of the data set have (`source`), as of the originals
+    where most are of a copy; and of two networks that one seed has met the one of the lower seed.
     """
-    found: dict[Case, dict[str, dict[tuple[int, int], Mapping[str, Any]]]] = {}
-    for record in records:
-        told = record.get("cell", {})
-        if "error" in record or told.get("profile") != profile:
-            continue
-        if told["defense"] not in CONTENDERS:
+    found: dict[Case, dict[str, dict[int, Mapping[str, Any]]]] = {}
+    done, usual = _done(records, profile)
+    for record in done:
+        told = record["cell"]
+        if record.get("source") != usual[told["data"]]:
             continue
         case = Case(told["data"], told["attack"], told["rate"], told["clean"])
-        seeds = (told["seed"], told["network_seed"])
-        if Cell(case, told["defense"], seeds[0], profile, seeds[1]).key == told["key"]:
-            found.setdefault(case, {}).setdefault(told["defense"], {})[seeds] = record
+        seed, network = told["seed"], told["network_seed"]
+        if Cell(case, told["defense"], seed, profile, network).key == told["key"]:
+            runs = found.setdefault(case, {}).setdefault(told["defense"], {})
+            if seed not in runs or network >= runs[seed]["cell"]["network_seed"]:
+                runs[seed] = record
     return found
+
+
+def strange(records: Iterable[Mapping[str, Any]], profile: str) -> list[Mapping[str, Any]]:
+    """Finished records of other images than most of their data set have: in no table."""
+    done, usual = _done(records, profile)
+    return [run for run in done if run.get("source") != usual[run["cell"]["data"]]]
+
+
+def _done(
+    records: Iterable[Mapping[str, Any]], profile: str
+) -> tuple[list[Mapping[str, Any]], dict[str, Any]]:
+    """The finished records of a profile, and for each data set the commonest source of images."""
+    done = [
+        record
+        for record in records
+        if "error" not in record
+        and record.get("cell", {}).get("profile") == profile
+        and record["cell"]["defense"] in CONTENDERS
+    ]
+    sources: dict[str, Counter[Any]] = {}
+    for record in done:
+        sources.setdefault(record["cell"]["data"], Counter())[record.get("source")] += 1
+    return done, {data: counted.most_common(1)[0][0] for data, counted in sources.items()}
 
 
 def compare(
@@ -193,7 +241,7 @@ def of_cells(records: Iterable[Mapping[str, Any]], cells: Sequence[Cell]) -> lis
 
 
 def _compared(
-    found: Mapping[Case, Mapping[str, Mapping[tuple[int, int], Mapping[str, Any]]]],
+    found: Mapping[Case, Mapping[str, Mapping[int, Mapping[str, Any]]]],
     rows: Sequence[tuple[Case, str]],
 ) -> list[Comparison]:
     compared = []
@@ -205,7 +253,7 @@ def _compared(
             Comparison(
                 case,
                 label,
-                tuple(runs[seeds] for seeds in sorted(runs)),
+                tuple(runs[seed] for seed in sorted(runs)),
                 None if column is None else printed(case, column),
                 None if best is None else published(best),
             )
@@ -268,8 +316,14 @@ def acc_asr(each: Comparison | None) -> str:
     ours = "—"
     if each.n:
         ours = f"{100 * each.accuracy.mean:.1f} / {100 * each.attack_success_rate.mean:.1f}"
-        ours += " ×" if each.missed == each.n else ""
+        part = "" if each.missed == each.n else f"{each.missed}/{each.n}"
+        ours += f" ×{part}" if each.missed else ""
     return beside(ours, each.talk)
+
+
+def points(drop: float) -> str:
+    """A change of accuracy in points, with one decimal."""
+    return f"{round(100 * drop, 1) + 0.0:.1f}"  # never -0.0
 
 
 def beside(ours: str, talk: Published | None) -> str:
@@ -293,8 +347,9 @@ def counts(
 ) -> str:
     """How many cells of each table are done in a profile, as a Markdown table.
 
-    A cell counts for each table it appears in. "rows won" is out of those where the book's I-BAU
-    was run and the talk has a row: of how many it is no worse than the talk's.
+    A cell counts for each table it appears in. "agree" is out of the talk's cells that we have, too
+    (other recipes of I-BAU do not count). "rows won" is out of those where the book's I-BAU was run
+    and the talk has a row: of how many it is no worse than the talk's.
     """
     records = list(records)
     settled = {r["cell"]["key"]: "error" in r for r in records if "cell" in r}
@@ -304,7 +359,7 @@ def counts(
         keys = {cell.key for cell in plan([table], profile, seeds=seeds, networks=networks)}
         failed = sum(settled.get(key, False) and key not in done for key in keys)
         compared = compare(records, table, profile)
-        agree = [each.agrees for each in compared if each.agrees is not None]
+        agree = [x.agrees for x in compared if x.agrees is not None and not x.repeats]
         won = [each.wins for each in compared if each.label == "I-BAU" and each.wins is not None]
         told = (f"{sum(answers)} of {len(answers)}" for answers in (agree, won))
         rows.append([table, str(len(keys)), str(len(keys & done)), str(failed), *told])

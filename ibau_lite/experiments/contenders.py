@@ -15,7 +15,7 @@ from ibau_lite.defenses import FineTuningConfig, IBAUConfig
 from ibau_lite.experiments.other_defences import TALK, private, rows
 from ibau_lite.minimax import AimedUnion
 
-__all__ = ["CONTENDERS", "Contender", "contender", "unlearning"]
+__all__ = ["CONTENDERS", "RECIPES", "Contender", "contender", "unlearning"]
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,12 @@ _LABELS = {
     "ft_sam": "FT-SAM",
     "sau": "SAU",
 }
-_RECIPES_OF = {"I-BAU released": "I-BAU", "I-BAU exact": "I-BAU"}  # compared with the same column
+RECIPES = ("I-BAU released", "I-BAU exact")
+"""Labels of the other recipes of I-BAU, which are held against the talk's I-BAU as well."""
 
 CONTENDERS: dict[str, tuple[str, str | None]] = {
-    name: (label, TALK.get(_RECIPES_OF.get(label, label))) for name, label in _LABELS.items()
+    name: (label, TALK.get("I-BAU" if label in RECIPES else label))
+    for name, label in _LABELS.items()
 }
 """What can be asked for: short name -> (label in the tables, column of the talk)."""
 

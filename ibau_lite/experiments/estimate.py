@@ -15,7 +15,8 @@ def estimate(cells: Sequence[Cell], records: Iterable[Mapping[str, Any]], jobs: 
 
     A cell's time is the mean of the recorded ones with the same defence, data set and profile, on
     whatever machine that was; where there is none, it says so and the total leaves it out. The
-    networks that no finished cell has used are added with the mean time of a recorded training.
+    networks that must be trained and that no finished cell has used are added, with the mean time
+    of a recorded training.
     """
     done = [record for record in records if "cell" in record and "error" not in record]
     hours, unknown, lines = 0.0, 0, []
@@ -35,8 +36,11 @@ def estimate(cells: Sequence[Cell], records: Iterable[Mapping[str, Any]], jobs: 
         lines.append(f"{head}{mean:.0f} s = {count * mean / 3600:.2f} h")
     for data, profile in dict.fromkeys((cell.case.data, cell.profile) for cell in cells):
         used = {_network(r["cell"]) for r in _like(done, data, profile)}
-        asked = {_network(c.told) for c in cells if (c.case.data, c.profile) == (data, profile)}
-        known = [r["network_seconds"] for r in _like(done, data, profile)]
+        mine = [cell for cell in cells if (cell.case.data, cell.profile) == (data, profile)]
+        asked = {_network(cell.told) for cell in mine if cell.needs}
+        # A cell says 0.0 where its network came with the package.
+        trained = {_network(r["cell"]): r["network_seconds"] for r in _like(done, data, profile)}
+        known = [seconds for seconds in trained.values() if seconds > 0]
         head = f"{data:<8} {'networks':<9} {len(asked - used):4d} × "
         if asked - used and known:
             mean = sum(known) / len(known)

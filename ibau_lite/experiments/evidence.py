@@ -1,4 +1,4 @@
-"""What a page says about recorded cells: how many, what they amount to, where they differ.
+"""What a page says about recorded cells: how many, and what they amount to.
 
 A page shows the records of profile `full` where a table has any, those of `cpu` otherwise, and
 works with none at all. Nothing here judges anew: *removed*, *kept*, *agrees* and *wins* are those
@@ -8,7 +8,7 @@ of `compare`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from ibau_lite.attacks.talk import ONE_TARGET
@@ -20,9 +20,11 @@ from ibau_lite.experiments.compare import (
     compare,
     named,
     of_cells,
+    points,
     printed,
     published,
     seed_range,
+    strange,
     success,
 )
 from ibau_lite.experiments.contenders import CONTENDERS, contender
@@ -30,6 +32,7 @@ from ibau_lite.experiments.courses import course
 from ibau_lite.experiments.first_run import experiments
 from ibau_lite.experiments.grid import grid
 from ibau_lite.experiments.plan import TABLES, Case, plan
+from ibau_lite.experiments.records import device
 from ibau_lite.metrics import spread
 
 __all__ = [
@@ -37,7 +40,6 @@ __all__ = [
     "better_than_fine_tuning",
     "by_setting",
     "costs",
-    "disagreements",
     "drawn",
     "on_networks",
     "prices",
@@ -91,8 +93,8 @@ def on_networks(
 def progress(records: Records, tables: Sequence[str], *, seeds: int = 3) -> str:
     """What is recorded of each table and profile as Markdown, and the command that goes on.
 
-    "others" counts finished records of these tables whose settings are not the plan's any more;
-    they are left out of every table.
+    "others" counts finished records of these tables whose settings are not the plan's any more, and
+    those that `compare.current` leaves out because of their images; they are in no table.
     """
     records = [record for record in records if "cell" in record]
     done = {record["cell"]["key"] for record in records if "error" not in record}
@@ -111,6 +113,7 @@ def progress(records: Records, tables: Sequence[str], *, seeds: int = 3) -> str:
                 for record in records
                 if "error" not in record
             )
+            others += sum(record["cell"]["key"] in keys for record in strange(records, profile))
             count = len(keys & done)
             finished += count
             told = (len(keys), count, len(keys & failed), others)
@@ -158,7 +161,7 @@ def verdicts(compared: Iterable[Comparison]) -> str:
             told = [f"{100 * mean:.1f} %" for mean in means]
             rows.append([named(each.case), "no defence", "", told[0], "", told[1], "", ""])
         row = [named(each.case), each.label, str(each.n), str(each.accuracy)]
-        row += [_points(each.ours.drop), success(each)]
+        row += [points(each.ours.drop), success(each)]
         rows.append([*row, _mark(each.ours.removed), _mark(each.ours.kept)])
     return grid(rows)
 
@@ -172,46 +175,44 @@ def costs(compared: Iterable[Comparison]) -> str:
     hardware is named. The first line is the network before any defence.
     """
     compared = list(compared)
-    used = Counter(_device(record) for each in compared for record in each.records)
-    device = used.most_common(1)[0][0] if used else "not run"
+    used = Counter(device(record) for each in compared for record in each.records)
+    usual = used.most_common(1)[0][0] if used else "not run"
     columns = list(dict.fromkeys(each.case for each in compared))
-    rows = [["defence", "n", *map(named, columns), f"s ({device})"]]
+    rows = [["defence", "n", *map(named, columns), f"s ({usual})"]]
     rows.append(["---", "---:"] + ["---:"] * len(columns) + ["---:"])
     rows.append(["no defence", "", *(_undefended(compared, case) for case in columns), ""])
     for label, group in _by_label(compared).items():
         here = {each.case: each for each in group}
         runs = [record for each in group for record in each.records]
-        there = Counter(_device(record) for record in runs)
-        where = device if device in there or not there else there.most_common(1)[0][0]
-        seconds = [record["seconds"] for record in runs if _device(record) == where]
+        there = Counter(device(record) for record in runs)
+        where = usual if usual in there or not there else there.most_common(1)[0][0]
+        seconds = [record["seconds"] for record in runs if device(record) == where]
         price = f"{sum(seconds) / len(seconds):.1f}" if seconds else ""
-        price += f" ({where})" if where != device else ""
+        price += f" ({where})" if where != usual else ""
         count = seed_range([each.n for each in group])
         rows.append([label, count, *(acc_asr(here.get(case)) for case in columns), price])
     return grid(rows)
 
 
-def _device(record: Mapping[str, Any]) -> str:
-    return str(record["hardware"]["device"])
-
-
 def summary(compared: Iterable[Comparison]) -> str:
     """A line a defence as Markdown: on how many rows it removed, kept, did both; the talk's counts.
 
-    "agree" is on how many rows both give the same answers, out of those that both have.
+    "every seed" is on how many rows each seed by itself removed, where "removed" asks the mean;
+    "agree" on how many both give the same answers, out of those that both have.
     """
-    rows = [["defence", "rows", "removed", "kept", "both", "the talk: both", "agree"]]
-    rows.append(["---"] + ["---:"] * 6)
+    rows = [["defence", "rows", "removed", "every seed", "kept", "both", "the talk: both", "agree"]]
+    rows.append(["---"] + ["---:"] * 7)
     for label, group in _by_label(compared).items():
         ours = [each.ours for each in group if each.ours is not None]
+        every = sum(each.n > 0 and each.removed_by == each.n for each in group)
         theirs = [published(each.talk) for each in group if each.talk is not None]
         agree = [each.agrees for each in group if each.agrees is not None]
         row = [label, str(len(ours))]
         if ours:
-            row += [str(sum(o.removed for o in ours)), str(sum(o.kept for o in ours))]
-            row += [str(_both(ours))]
+            row += [str(sum(o.removed for o in ours)), str(every)]
+            row += [str(sum(o.kept for o in ours)), str(_both(ours))]
         else:
-            row += ["not run", "", ""]
+            row += ["not run", "", "", ""]
         row += [f"{_both(theirs)} of {len(theirs)}" if theirs else ""]
         row += [f"{sum(agree)} of {len(agree)}" if agree else ""]
         rows.append(row)
@@ -237,13 +238,15 @@ def better_than_fine_tuning(compared: Iterable[Comparison]) -> str:
     """For each defence a line: on how many rows fine-tuning is beaten.
 
     Beaten: an ASR more than 5 points lower, at no more than 5 points of accuracy beyond what
-    fine-tuning costs.
+    fine-tuning costs, over the seeds that both have.
     """
     groups = _by_label(compared)
-    base = {each.case: each.ours for each in groups.pop(_FINE_TUNING, []) if each.ours}
+    base = {each.case: each for each in groups.pop(_FINE_TUNING, [])}
     lines = []
     for label, group in groups.items():
-        pairs = [(each.ours, base[each.case]) for each in group if each.ours and each.case in base]
+        both = [(each, base[each.case]) for each in group if each.case in base]
+        outcomes = [(a.of_seeds(b.seeds).ours, b.of_seeds(a.seeds).ours) for a, b in both]
+        pairs = [(ours, tuned) for ours, tuned in outcomes if ours and tuned]
         beaten = sum(
             ours.attack_success_rate < tuned.attack_success_rate - _MARGIN
             and ours.drop <= tuned.drop + _MARGIN
@@ -252,27 +255,6 @@ def better_than_fine_tuning(compared: Iterable[Comparison]) -> str:
         if pairs:
             lines.append(f"- {label}: {beaten} of {len(pairs)} rows")
     return "\n".join(lines) or "- No row has both fine-tuning and another defence yet."
-
-
-def disagreements(records: Records, tables: Sequence[str] = COMPARED) -> str:
-    """Every cell whose answers are not the talk's as Markdown, from the profile that is shown."""
-    head = ["table", "row", "defence", "n", "ours: lost", "ASR", "the talk: lost", "ASR"]
-    # Aligned to the right, cells do not wrap: a long list stays a list on a phone.
-    rows = [[*head, "the difference"], ["---"] * 3 + ["---:"] * 6]
-    judged = 0
-    for table, profile, each, theirs in _judged(list(records), tables):
-        judged += 1
-        if each.agrees:
-            continue
-        assert each.ours is not None
-        row = [f"{table[-1]} ({profile})", named(each.case), each.label, str(each.n)]
-        row += [*_numbers(each.ours), *_numbers(theirs), _difference(each.ours, theirs)]
-        rows.append(row)
-    if not judged:
-        return "No cell is recorded yet that the talk has, too."
-    if len(rows) == 2:
-        return f"None: all {judged} cells that both have give the same answers."
-    return f"{len(rows) - 2} of the {judged} cells that both have:\n\n{grid(rows)}"
 
 
 def prices(
@@ -323,16 +305,6 @@ def drawn(compared: Iterable[Comparison]) -> list[Comparison]:
     return [each for each in compared if each.label in run | own]
 
 
-def _judged(
-    records: Records, tables: Sequence[str]
-) -> Iterator[tuple[str, str, Comparison, Outcome]]:
-    for table in tables:
-        profile, compared = shown(records, table)
-        for each in compared:
-            if each.agrees is not None and each.talk is not None:
-                yield table, profile, each, published(each.talk)
-
-
 def _undefended(compared: Iterable[Comparison], case: Case) -> str:
     """ACC / ASR of a network as it came, from the records, and the talk's."""
     runs = [record["before"] for each in compared if each.case == case for record in each.records]
@@ -346,23 +318,6 @@ def _by_label(compared: Iterable[Comparison]) -> dict[str, list[Comparison]]:
     for each in compared:
         groups.setdefault(each.label, []).append(each)
     return groups
-
-
-def _difference(ours: Outcome, theirs: Outcome) -> str:
-    told = []
-    for what in ("removed", "kept"):
-        here, there = getattr(ours, what), getattr(theirs, what)
-        if here != there:
-            told.append(f"{what}: {'ours' if here else 'the talk'} only")
-    return ", ".join(told)
-
-
-def _numbers(outcome: Outcome) -> list[str]:
-    return [_points(outcome.drop), f"{100 * outcome.attack_success_rate:.1f} %"]
-
-
-def _points(drop: float) -> str:
-    return f"{round(100 * drop, 1) + 0.0:.1f}"  # never -0.0
 
 
 def _both(found: Iterable[Outcome]) -> int:

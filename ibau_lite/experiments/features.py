@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ibau_lite.experiments.compare import KEPT, Comparison, Outcome, compare, published
+from ibau_lite.experiments.compare import KEPT, Comparison, Outcome, compare, published, seed_range
 from ibau_lite.experiments.contenders import CONTENDERS
 from ibau_lite.experiments.grid import grid
 from ibau_lite.experiments.published import FEATURES, PUBLISHED
@@ -50,6 +50,7 @@ def _kept_on_average(rows: Rows) -> Answer:
     return all(sum(each) / len(each) <= KEPT for each in drops.values())
 
 
+_LOOKED_AT = ("table1", "table2", "table3", "table4", "table5")
 _healed = _every(lambda outcome: outcome.removed and outcome.kept)
 _removed = _every(lambda outcome: outcome.removed)
 
@@ -67,11 +68,7 @@ def derive(
     records: Iterable[Mapping[str, Any]], profile: str = "full"
 ) -> dict[str, dict[str, Answer]]:
     """Defence (our label) -> feature -> answer, for each defence that has a record."""
-    records = list(records)
-    rows: dict[str, list[Comparison]] = {
-        table: compare(records, table, profile)
-        for table in ("table1", "table2", "table3", "table4", "table5")
-    }
+    rows = _tables(records, profile)
     rows["table1 trojan_wm"] = [r for r in rows["table1"] if r.case.attack == "trojan_wm"]
     seen = {each.label for table in rows.values() for each in table if each.n}
     labels = [label for label, _ in CONTENDERS.values() if label in seen]
@@ -89,6 +86,11 @@ def derive(
         }
         for label in labels
     }
+
+
+def _tables(records: Iterable[Mapping[str, Any]], profile: str) -> dict[str, list[Comparison]]:
+    records = list(records)
+    return {table: compare(records, table, profile) for table in _LOOKED_AT}
 
 
 def of_the_talk() -> dict[str, dict[str, Answer]]:
@@ -114,8 +116,13 @@ def of_the_talk() -> dict[str, dict[str, Answer]]:
 
 
 def markdown(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str:
-    """The derived matrix as a Markdown table, the talk's mark in brackets; … is not known yet."""
+    """The derived matrix as a Markdown table, the talk's mark in brackets; … is not known yet.
+
+    The last line has how many seeds the cells rest on.
+    """
+    records = list(records)
     derived = derive(records, profile)
+    cells = [each for table in _tables(records, profile).values() for each in table]
     columns = dict(CONTENDERS.values())
     head = ["feature", *derived]
     rows = [head, ["---"] + [":---:"] * len(derived)]
@@ -127,6 +134,7 @@ def markdown(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str
                 f"{_mark(answers[feature])}" + ("" if theirs is None else f" ({_mark(theirs)})")
             )
         rows.append(row)
+    rows.append(["seeds", *(seed_range(e.n for e in cells if e.label == each) for each in derived)])
     return grid(rows)
 
 

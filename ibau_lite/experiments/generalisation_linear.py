@@ -279,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("results/generalisation_linear.jsonl"))
     parser.add_argument("--data", help="only these data sets, separated by commas")
     choice = parser.parse_args(arguments)
-    done = {(r["population"], r["profile"], r["kind"]) for r in read(choice.results)}
+    done = {(r["population"], r["profile"], r["kind"]) for r in read(choice.results, cut=True)}
     for task in PROFILES[choice.profile]:
         if choice.data and task.data not in choice.data.split(","):
             continue

@@ -279,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", help="only these of zoo, signs, cifar10, gtsrb, with commas")
     choice = parser.parse_args(arguments)
-    done = {(r["data"], r["profile"]) for r in read(choice.results)}
+    done = {(r["data"], r["profile"]) for r in read(choice.results, cut=True)}
     experiments = {e.data: e for e in first_run.experiments(choice.profile)}
     for data in ("zoo", *experiments):
         if (data, choice.profile) in done or (choice.data and data not in choice.data.split(",")):

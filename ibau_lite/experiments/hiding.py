@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         victim = zoo.network(zoo.member(name))
         settings = {"victim": victim.settings, "images": fingerprint(part), "version": 1}
         key = key_of(settings)
-        if any(record.get("key") == key for record in read(choice.results)):
+        if any(record.get("key") == key for record in read(choice.results, cut=True)):
             print(f"{choice.data}, {name}: recorded already")
             continue
         began = time.process_time()

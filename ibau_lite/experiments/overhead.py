@@ -3,25 +3,59 @@
 Effective: after the first round from which on the ASR on the test split stays at most 20 %, to the
 end, by the clock of `cells.run`, which stands still while ACC and ASR are measured. The talk
 defines no threshold; this one is that of `compare`. The first passes on a device, which load and
-compile, come before the clock starts (`warm_up_seconds` in the records). Records do not tell two
-processors of one name apart, nor a crowded machine from an idle one: ratios are as good as the
-records were made alike.
+compile, come before the clock starts (`warm_up_seconds` in the records).
+
+Of each data set the runs on one device are counted, the one that most of them used: seconds of two
+machines have no mean and no ratio. Two processors of one name cannot be told apart, nor a machine
+that something else keeps busy.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ibau_lite.experiments.compare import REMOVED, Comparison, compare
 from ibau_lite.experiments.contenders import CONTENDERS
 from ibau_lite.experiments.grid import grid
 from ibau_lite.experiments.published import SECONDS
+from ibau_lite.experiments.records import device
 
-__all__ = ["effective", "markdown"]
+__all__ = ["Timed", "effective", "markdown", "timed"]
+
+Run = Mapping[str, Any]
 
 
-def effective(record: Mapping[str, Any]) -> float | None:
+@dataclass(frozen=True)
+class Timed:
+    """The runs of a defence on a data set whose seconds count.
+
+    `alone` had the machine to themselves, `crowd` shared it with other cells.
+    """
+
+    alone: tuple[Run, ...]
+    crowd: tuple[Run, ...]
+
+    @property
+    def shared(self) -> bool:
+        """Whether there are none but runs that shared the machine."""
+        return not self.alone
+
+    def runs(self, *, shared: bool) -> tuple[Run, ...]:
+        return self.crowd if shared else self.alone
+
+    def times(self, *, shared: bool) -> dict[tuple[str, int], float]:
+        """(network, seed) -> seconds until effective, of those runs that became so."""
+        found = {
+            (run["cell"]["attack"], run["cell"]["seed"]): effective(run)
+            for run in self.runs(shared=shared)
+        }
+        return {cell: seconds for cell, seconds in found.items() if seconds is not None}
+
+
+def effective(record: Run) -> float | None:
     """Seconds until the ASR was at most 20 % after a round and stayed so; None if it never did.
 
     A dip does not count, as of a network that a large step has wrecked for a round: neither the
@@ -38,31 +72,49 @@ def effective(record: Mapping[str, Any]) -> float | None:
     return since
 
 
-def markdown(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str:
-    """A Markdown table with a line a data set and defence, averaged over the one-trigger rows.
+def timed(compared: Iterable[Comparison]) -> dict[tuple[str, str], Timed]:
+    """(data set, label) -> the runs that count, of every defence that has any."""
+    groups: dict[str, dict[str, list[Run]]] = {}
+    for each in compared:
+        groups.setdefault(each.case.data, {}).setdefault(each.label, []).extend(each.records)
+    found = {}
+    for data, by_label in groups.items():
+        used = Counter(device(run) for runs in by_label.values() for run in runs)
+        for label, runs in by_label.items():
+            here = [run for run in runs if device(run) == used.most_common(1)[0][0]]
+            alone = tuple(run for run in here if run["jobs"] == 1)
+            crowd = tuple(run for run in here if run["jobs"] != 1)
+            if here:
+                found[data, label] = Timed(alone, crowd)
+    return found
+
+
+def markdown(records: Iterable[Run], profile: str = "full") -> str:
+    """A Markdown table with a line a data set and defence, over the cells of Table 6.
 
     Runs that had the machine to themselves are counted if there are any, else all, marked with *.
-    "effective in" is how many of the runs became so; the mean time is over those, and a ratio is
-    that of runs which both shared the machine, or both did not.
+    "effective in" is how many of the runs became so; the mean time is over those, and the ratio to
+    I-BAU's over the networks and seeds on which both did. "total" is the same clock after the last
+    round.
     """
-    groups: dict[tuple[str, str], list[Comparison]] = {}
-    for each in compare(records, "table6", profile):
-        groups.setdefault((each.case.data, each.label), []).append(each)
+    found = timed(compare(records, "table6", profile))
     head = ["data", "defence", "effective in", "seconds", "ratio to I-BAU", "total seconds"]
     head += ["CPU seconds", "the talk: seconds", "the talk: ratio"]
     rows = [head, ["---"] * 2 + ["---:"] * 7]
     columns = dict(CONTENDERS.values())
-    for (data, label), group in groups.items():
-        ours, shared = _alone(group)
-        if not ours:
-            continue
-        times = _times(ours)
-        others, crowded = _alone(groups[data, "I-BAU"])
-        base = _times(others) if crowded == shared else []
-        row = [data, label, f"{len(times)} of {len(ours)}"]
-        row += [f"{_mean(times):.1f}{'*' if shared else ''}" if times else ""]
-        row += [f"{_mean(times) / _mean(base):.1f}" if times and base else ""]
-        row += [f"{_mean([run[name] for run in ours]):.1f}" for name in ("seconds", "cpu_seconds")]
+    for (data, label), mine in found.items():
+        shared = mine.shared
+        runs, times = mine.runs(shared=shared), mine.times(shared=shared)
+        ibau = found.get((data, "I-BAU"))
+        base = ibau.times(shared=shared) if ibau else {}
+        both = times.keys() & base.keys()
+        star = "*" if shared else ""
+        row = [data, label, f"{len(times)} of {len(runs)}"]
+        row += [f"{_mean(times.values()):.1f}{star}" if times else ""]
+        ratio = sum(times[c] for c in both) / sum(base[c] for c in both) if both else None
+        row += [f"{ratio:.1f}{star}" if ratio is not None else ""]
+        row += [f"{_mean(_total(run) for run in runs):.1f}{star}"]
+        row += [f"{_mean(run['cpu_seconds'] for run in runs):.1f}"]
         theirs = SECONDS.get(data, {})
         column = columns[label] or ""
         known = column in theirs
@@ -75,16 +127,12 @@ def markdown(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str
     return grid(rows)
 
 
-def _alone(group: Iterable[Comparison]) -> tuple[list[Mapping[str, Any]], bool]:
-    """The runs that shared the machine with no other cell, or all, and whether it is all."""
-    runs = [record for each in group for record in each.records]
-    alone = [run for run in runs if run["jobs"] == 1]
-    return (alone, False) if alone else (runs, True)
+def _total(run: Run) -> float:
+    """Seconds after the last round, by the clock of `effective`; without it, the defence's own."""
+    last: Run = run["history"][-1] if run["history"] else {}
+    return float(last.get("elapsed", run["seconds"]))
 
 
-def _times(runs: Iterable[Mapping[str, Any]]) -> list[float]:
-    return [seconds for run in runs if (seconds := effective(run)) is not None]
-
-
-def _mean(values: list[float]) -> float:
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
     return sum(values) / len(values)

@@ -12,12 +12,12 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
 
-__all__ = ["Here", "cluster", "processes"]
+__all__ = ["Here", "cluster", "processes", "stop"]
 
 
 class Here(Executor):
@@ -33,29 +33,49 @@ class Here(Executor):
         return future
 
 
+class _Processes(ProcessPoolExecutor):
+    """Fresh processes that share the cores, and that hold one end of a line to this one.
+
+    They are spawned, since CUDA does not survive a fork.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        theirs, self._line = context.Pipe(duplex=False)
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        super().__init__(jobs, mp_context=context, initializer=_begin, initargs=(threads, theirs))
+
+    def end(self) -> None:
+        """Have them leave at once, whatever they are doing, and wait until they have."""
+        self._line.close()
+        self.shutdown(cancel_futures=True)
+
+
 def processes(jobs: int) -> Executor:
     """An executor of `jobs` fresh processes that share the cores and end with this one.
 
-    They are spawned, since CUDA does not survive a fork; all use the first GPU if there is one.
+    All use the first GPU if there is one.
     """
-    return ProcessPoolExecutor(
-        jobs,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
-        initargs=(max(1, (os.cpu_count() or 1) // jobs),),
-    )
+    return _Processes(jobs)
 
 
-def _begin(threads: int) -> None:
+def stop(executor: Executor) -> None:
+    """Have an executor drop what it works on; the workers of a cluster are not ours to end."""
+    if isinstance(executor, _Processes):
+        executor.end()
+
+
+def _begin(threads: int, line: Connection) -> None:
     torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+        ends = [parent.sentinel, line]
+        threading.Thread(target=_end_with, args=(ends,), daemon=True).start()
 
 
-def _end_with(sentinel: int) -> None:
-    """Leave when the parent is gone: it may be killed without a word, and who would collect?"""
-    wait([sentinel])
+def _end_with(ends: list[int | Connection]) -> None:
+    """Leave when the parent is gone, which may be killed without a word, or closes the line."""
+    wait(ends)
     os._exit(1)
 
 
@@ -83,7 +103,8 @@ def cluster(address: str, *, gpus: bool = False) -> Iterator[tuple[Executor, int
         cluster.scale(jobs=8)
         print(cluster.scheduler_address)   # for --scheduler; say --jobs 8 if they still queue
 
-    Raises `ImportError` without Dask (the extra `scale`), `ConnectionError` if nothing answers.
+    Raises `ImportError` without Dask (the extra `scale`), `ConnectionError` if nothing answers,
+    `ValueError` for `gpus` where there are workers and none declares any: cells would wait forever.
     """
     try:
         distributed = importlib.import_module("distributed")
@@ -100,6 +121,11 @@ def cluster(address: str, *, gpus: bool = False) -> Iterator[tuple[Executor, int
         ) from error
     with client:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        if gpus and workers and not any(worker["resources"].get("GPU") for worker in workers):
+            raise ValueError(
+                f"--gpus: none of the {len(workers)} workers at {address} declares a GPU; "
+                "start them with `dask worker … --resources GPU=1`"
+            )
         places = sum(
             int(worker["resources"].get("GPU", 0)) if gpus else worker["nthreads"]
             for worker in workers

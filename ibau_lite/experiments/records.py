@@ -9,7 +9,6 @@ import os
 import platform
 import warnings
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 import ibau_lite
 from ibau_lite.data import Labelled
 
-__all__ = ["append", "fingerprint", "key_of", "provenance", "read"]
+__all__ = ["append", "device", "fingerprint", "key_of", "provenance", "read"]
 
 
 def fingerprint(*parts: Labelled) -> str:
@@ -50,7 +49,7 @@ def provenance() -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "versions": {
             "ibau_lite": ibau_lite.__version__,
-            "code": _code(),
+            "code": _CODE,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
@@ -58,13 +57,16 @@ def provenance() -> dict[str, Any]:
     }
 
 
-@lru_cache
 def _code() -> str:
     """Twelve hexadecimal digits that stand for the library's source files."""
     digest = hashlib.sha256()
-    for path in sorted(Path(ibau_lite.__file__).parent.rglob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
+    root = Path(ibau_lite.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+_CODE = _code()  # of the files as they were imported: they may change under a long run
 
 
 def _processor() -> str:
@@ -77,6 +79,11 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def device(record: Mapping[str, Any]) -> str:
+    """The GPU that a record was made on, or the processor."""
+    return str(record["hardware"]["device"])
+
+
 def append(path: str | Path, record: Mapping[str, Any]) -> None:
     """Add one line to a JSON Lines file: a single write, so that two writers never mix.
 
@@ -85,7 +92,7 @@ def append(path: str | Path, record: Mapping[str, Any]) -> None:
     and `OSError` if the line could not be written as a whole.
     """
     try:
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        line = json.dumps(record, allow_nan=False) + "\n"  # ASCII: any text, whole or cut
     except (TypeError, ValueError) as error:
         raise ValueError(f"a record holds JSON only: {error}") from error
     path = Path(path)
@@ -116,12 +123,12 @@ def read(path: str | Path, *, cut: bool = False) -> list[dict[str, Any]]:
         return []
     records = []
     # Not splitlines(): a string in a record may hold other line separators of Unicode.
-    for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
+    for number, line in enumerate(path.read_bytes().rstrip(b"\n").split(b"\n"), 1):
         if not line:  # two writers may both have closed a line that a third was still writing
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # not JSON, or cut inside a character
             if cut:
                 warnings.warn(
                     f"{path}, line {number}: was cut short, and its cell is lost", stacklevel=2

@@ -48,12 +48,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "views", nargs="+", choices=(*_VIEWS, "all"), metavar="VIEW", help=", ".join(_VIEWS)
     )
-    parser.add_argument("--profile", default="full", choices=PROFILES)
+    parser.add_argument(
+        "--profile", choices=PROFILES, help="the first of full, cpu, smoke that has a record"
+    )
     parser.add_argument("--results", type=Path, default=Path("results/reproduce.jsonl"))
     choice = parser.parse_args(arguments)
-    records = read(choice.results, cut=True)
+    if not choice.results.exists():
+        parser.error(f"there is no {choice.results}")
+    try:
+        records = read(choice.results, cut=True)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    there = {record.get("profile") for record in records}
+    profile = choice.profile or next((p for p in reversed(PROFILES) if p in there), "full")
     for name in _VIEWS if "all" in choice.views else choice.views:
-        print(f"\n{name}\n\n{_VIEWS[name](records, choice.profile)}")
+        print(f"\n{name} (profile {profile})\n\n{_VIEWS[name](records, profile)}")
     return 0
 
 

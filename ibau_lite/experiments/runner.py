@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,7 +29,7 @@ from ibau_lite.experiments.claims import Claims
 from ibau_lite.experiments.estimate import estimate
 from ibau_lite.experiments.first_run import PROFILES
 from ibau_lite.experiments.plan import TABLES, Cell, plan
-from ibau_lite.experiments.work import NetworkFailed, failure, perform
+from ibau_lite.experiments.work import NetworkFailed, attempt, failure
 
 __all__ = ["main", "sweep"]
 
@@ -66,10 +66,12 @@ class _Sweep:
                     for future in done:
                         yield self._arrive(self.flights.pop(future), future)
         finally:
-            self.claims.give_back()
             for future in self.flights:
                 future.cancel()
+            if self.flights:
+                pool.stop(self.executor)  # before others may take what it works on
             self.executor.shutdown(wait=False)
+            self.claims.give_back()
 
     def _depart(self, waiting: list[Cell]) -> None:
         """Fill the free places with the first cells that need nothing which is being made.
@@ -110,8 +112,12 @@ class _Sweep:
         elif error is None:
             self.made |= cell.needs
             self.deaths = 0
-        record = future.result() if error is None else failure(cell, error)
-        self.claims.settle(cell.key, record)
+        record: dict[str, Any] = future.result() if error is None else failure(cell, error)
+        try:
+            self.claims.settle(cell.key, record)
+        except ValueError as unwritable:  # a defence's history holds what is not JSON
+            record = failure(cell, unwritable)
+            self.claims.settle(cell.key, record)
         return record
 
 
@@ -130,10 +136,13 @@ def sweep(
 
     `jobs` cells at a time: in this process if it is 1, in processes of their own if it is more, on
     the Dask cluster of `scheduler` if that is given (0: as many as it has room for). `gpus` as in
-    `pool.cluster`, `retry` as in `Claims`. Raises `ValueError` for fewer jobs, and as the pool.
+    `pool.cluster`, `retry` as in `Claims`. Raises `ValueError` for fewer jobs, and for `gpus`
+    without a scheduler, and as the pool.
     """
     if jobs < (0 if scheduler else 1):
         raise ValueError(f"jobs: at least 1 is expected, got {jobs}")
+    if gpus and not scheduler:
+        raise ValueError("gpus: is for a Dask cluster; processes of this machine share its GPU")
     claims = Claims(results, retry=retry)
     settled = claims.settled()
     left = [cell for cell in cells if cell.key not in settled]
@@ -141,7 +150,8 @@ def sweep(
         return []
     if scheduler:
         with pool.cluster(scheduler, gpus=gpus) as (executor, room):
-            on_cluster = _Sweep(claims, jobs or room, lambda: executor, _work(folder, 1))
+            places = jobs or room
+            on_cluster = _Sweep(claims, places, lambda: executor, _work(folder, places))
             return _watched(on_cluster, left, len(cells), progress)
     begin = pool.Here if jobs == 1 else partial(pool.processes, jobs)
     return _watched(_Sweep(claims, jobs, begin, _work(folder, jobs)), left, len(cells), progress)
@@ -164,7 +174,7 @@ def _watched(
 def _work(folder: str | Path | None, jobs: int) -> Callable[[Cell], dict[str, Any]]:
     # By keyword and as text: what a process or a cluster is sent holds plain values.
     return partial(
-        perform, folder=None if folder is None else str(Path(folder).resolve()), jobs=jobs
+        attempt, folder=None if folder is None else str(Path(folder).resolve()), jobs=jobs
     )
 
 
@@ -210,8 +220,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             retry=choice.retry,
             progress=True,
         )
-    except (ValueError, ImportError, ConnectionError) as error:
+    except (ValueError, ImportError, OSError) as error:
         parser.error(str(error))
+    except (RuntimeError, CancelledError) as error:
+        print(f"{type(error).__name__}: {error}\nfinished cells are kept", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped: finished cells are kept; the same command goes on from here")
         return 130
@@ -243,7 +256,7 @@ def _tell(cells: Sequence[Cell], claims: Claims, one_by_one: bool, jobs: int) ->
 
 
 def _split(text: str | None) -> list[str] | None:
-    return text.split(",") if text else None
+    return None if text is None else text.split(",")
 
 
 def _parser() -> argparse.ArgumentParser:

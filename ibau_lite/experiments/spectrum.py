@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "version": 2,
         }
         key = key_of(settings)
-        if any(record.get("key") == key for record in read(choice.results)):
+        if any(record.get("key") == key for record in read(choice.results, cut=True)):
             print(f"{name}: recorded already")
             continue
         started = time.process_time()

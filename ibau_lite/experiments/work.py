@@ -23,7 +23,7 @@ from ibau_lite.experiments.records import provenance
 from ibau_lite.experiments.victims import Victim
 from ibau_lite.experiments.zoo import CLEAN, Member, Zoo
 
-__all__ = ["NetworkFailed", "failure", "perform"]
+__all__ = ["NetworkFailed", "attempt", "failure", "perform"]
 
 _WATCHED = 1_000
 """Test images that are looked at after each round: on a CPU all of them cost more than a round."""
@@ -75,6 +75,20 @@ def perform(cell: Cell, folder: str | None = None, jobs: int = 1) -> dict[str, A
     }
     finite: dict[str, Any] = _finite(told)
     return finite
+
+
+def attempt(cell: Cell, folder: str | None = None, jobs: int = 1) -> dict[str, Any]:
+    """`perform`, and the record of a failure where the defence raises.
+
+    The text of the error comes back, not the error: not every one survives the way from another
+    process. Raises `NetworkFailed` alone.
+    """
+    try:
+        return perform(cell, folder, jobs)
+    except NetworkFailed:
+        raise
+    except Exception as error:
+        return failure(cell, error)
 
 
 def failure(cell: Cell, error: BaseException) -> dict[str, Any]:

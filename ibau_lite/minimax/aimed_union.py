@@ -105,7 +105,7 @@ class AimedUnion:
         scouts = [climb(way, self.scouts) for way in ways]
         heights = [scout.value for scout in scouts]
         found = []
-        for aim in self._chosen(heights):
+        for aim in self.chosen(heights):
             if self.keep_scouts:
                 found.append(scouts[aim])
             for region in sets(ways[aim], lambda maximum: maximum.value):
@@ -122,8 +122,8 @@ class AimedUnion:
         misled = float((answers != labels.to(answers.device)).double().mean())
         return misled > self.scattered and 2 * int(answers.bincount().max()) <= len(answers)
 
-    def _chosen(self, heights: Sequence[float]) -> list[int]:
-        """The aims, from the highest on."""
+    def chosen(self, heights: Sequence[float]) -> list[int]:
+        """The aims among classes of these heights, from the highest on."""
         ranked = sorted(range(len(heights)), key=lambda label: -heights[label])
         highest = heights[ranked[0]]
         least = max(self.outlier * statistics.median(heights), highest / 2)

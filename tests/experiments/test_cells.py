@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -128,6 +129,9 @@ def test_a_solver_is_described_by_its_name_and_settings() -> None:
 class Holder:
     values: object
 
+    def told(self) -> object:
+        return self.values
+
 
 def test_a_description_holds_what_differs_and_no_address() -> None:
     class Solver:
@@ -139,3 +143,15 @@ def test_a_description_holds_what_differs_and_no_address() -> None:
     assert describe(Holder((1, 2))) == {"kind": "Holder", "values": [1, 2]}
     with pytest.raises(TypeError, match="cannot be described"):
         describe(Holder(Solver()))
+
+
+def test_functions_that_share_a_name_are_not_described() -> None:
+    def damped(damping: float) -> Callable[[float], float]:
+        def solver(b: float) -> float:
+            return b / damping
+
+        return solver
+
+    for one in (damped(1.0), damped(2.0), lambda b: b, Holder((1,)).told):
+        with pytest.raises(TypeError, match="functions that a module names"):
+            describe(one)

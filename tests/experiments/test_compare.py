@@ -38,7 +38,8 @@ def record(cell: Cell, drop: float, asr: float, **more: Any) -> dict[str, Any]:
 
 
 def records(tables: list[str], only: list[str], drop: float, asr: float, **more: Any) -> list[Any]:
-    keywords = {"attacks": more.pop("attacks", None), "seeds": more.pop("seeds", 2)}
+    keywords = {name: more.pop(name, None) for name in ("attacks", "data")}
+    keywords["seeds"] = more.pop("seeds", 2)
     return [record(c, drop, asr, **more) for c in plan(tables, "cpu", only=only, **keywords)]
 
 
@@ -101,7 +102,9 @@ def test_what_found_no_trigger_is_marked() -> None:
     cells = plan(["table1"], "cpu", only=["nc"], attacks=["badnets"], seeds=2)
     done = [record(cell, 0.0, 0.98, found=False) for cell in cells]
     assert "98.0 ± 0.0 % ×" in compare.markdown(compare.compare(done, "table1", "cpu"))
+    assert "| 85.0 / 98.0 ×<br>" in compare.matrix(compare.compare(done, "table1", "cpu"))
     done[1]["found"] = True
+    assert "| 85.0 / 98.0 ×1/2<br>" in compare.matrix(compare.compare(done, "table1", "cpu"))
     assert "98.0 ± 0.0 % (× in 1)" in compare.markdown(compare.compare(done, "table1", "cpu"))
     assert "not run" in compare.markdown(compare.compare([], "table1", "cpu"), missing=True)
     assert "× | × |" in compare.markdown(compare.compare([], "table4", "cpu"), missing=True)
@@ -142,7 +145,8 @@ def test_the_derived_matrix_says_yes_no_and_not_yet() -> None:
     answers = features.derive(costly, "cpu")["NAD"]
     assert answers["data-set-agnostic"] is False and answers["one-trigger-one-target"] is False
     assert answers["low-clean-access"] is None
-    assert "| low-clean-access | … (✗) |" in features.markdown(costly, "cpu")
+    text = features.markdown(costly, "cpu")
+    assert "| low-clean-access | … (✗) |" in text and text.splitlines()[-1] == "| seeds | 1 |"
 
 
 def test_time_until_effective_is_the_first_round_that_stays_below_the_threshold() -> None:
@@ -162,14 +166,63 @@ def test_time_until_effective_is_the_first_round_that_stays_below_the_threshold(
     slow[0]["jobs"] = 2  # shared the machine: left out, since others did not
     slow[1]["history"] = []
     text = overhead.markdown(rows + slow, "cpu")
-    assert "| gtsrb | Neural Cleanse | 7 of 7 | 30.0 | 10.0 | 5.0 | 9.0 | 1864.96 | 237.9 |" in text
+    assert (
+        "| gtsrb | Neural Cleanse | 7 of 7 | 30.0 | 10.0 | 30.0 | 9.0 | 1864.96 | 237.9 |" in text
+    )
     assert "| cifar10 | Neural Cleanse | 5 of 6 | 30.0 |" in text
     for run in rows:
         run["jobs"] = 2
     text = overhead.markdown(rows + slow, "cpu")
-    assert "| gtsrb | I-BAU | 7 of 7 | 3.0* | 1.0 |" in text
+    assert "| gtsrb | I-BAU | 7 of 7 | 3.0* | 1.0* | 3.0* |" in text
     # of these some had the machine to themselves: no ratio to what had not
     assert "| gtsrb | Neural Cleanse | 7 of 7 | 30.0 |  |" in text
+    for run in slow:
+        run["jobs"] = 2
+    text = overhead.markdown(rows + slow, "cpu")
+    assert "| gtsrb | Neural Cleanse | 7 of 7 | 30.0* | 10.0* | 30.0* |" in text
+
+
+def test_a_ratio_of_times_is_over_the_networks_on_which_both_became_effective() -> None:
+    rows = records(["table6"], ["ibau"], 0.0, 0.1, seeds=1, attacks=["blend", "smooth"])
+    others = records(["table6"], ["tabor"], 0.0, 0.1, seeds=1, attacks=["blend", "smooth"])
+    for run in (*rows, *others):
+        run["history"][-1]["elapsed"] = 3.0 if run["cell"]["attack"] == "blend" else 27.0
+    for run in others:  # as fast as I-BAU where it works at all
+        run["after"]["attack_success_rate"] = 0.1 if run["cell"]["attack"] == "blend" else 0.9
+    text = overhead.markdown(rows + others, "cpu")
+    assert "| gtsrb | TABOR | 1 of 2 | 3.0 | 1.0 |" in text
+    assert "| gtsrb | I-BAU | 2 of 2 | 15.0 | 1.0 |" in text
+
+
+def test_seconds_of_two_machines_have_no_mean_and_no_ratio() -> None:
+    rows = records(["table6"], ["ibau", "ft"], 0.0, 0.1, seeds=3, data=["gtsrb"])
+    strange = records(["table6"], ["nc"], 0.0, 0.1, seeds=1, data=["gtsrb"])
+    strange += [run for run in rows if run["cell"]["defense"] == "ft" and run["cell"]["seed"] == 0]
+    for run in strange:
+        run["hardware"] = {"device": "fast abacus", "threads": 1}
+        run["history"][-1]["elapsed"] = 0.1
+    text = overhead.markdown(rows + strange, "cpu")
+    assert "Neural Cleanse" not in text
+    assert "| gtsrb | fine-tuning | 14 of 14 | 3.0 | 1.0 |" in text
+
+
+def test_other_images_are_no_other_seed() -> None:
+    cells = plan(["table1"], "cpu", only=["nad"], attacks=["smooth"], seeds=3)
+    done = [record(cell, 0.0, 0.1) for cell in cells]
+    done[1]["source"] = "photographs of the noise"
+    nad = find(compare.compare(done, "table1", "cpu"), "NAD", "smooth")
+    assert sorted(nad.seeds) == [0, 2]
+    assert compare.strange(done, "cpu") == [done[1]]
+
+
+def test_a_seed_counts_once_whatever_networks_it_has_met() -> None:
+    alone = plan(["table1"], "cpu", only=["nad"], attacks=["smooth"], seeds=3)
+    three = plan(["table1"], "cpu", only=["nad"], attacks=["smooth"], seeds=3, networks=3)
+    rates = dict.fromkeys(alone, 0.5) | dict.fromkeys(three, 0.1)
+    for order in (list(rates), list(reversed(rates))):
+        done = [record(cell, 0.0, rates[cell]) for cell in order]
+        nad = find(compare.compare(done, "table1", "cpu"), "NAD", "smooth")
+        assert nad.n == 3 and nad.attack_success_rate.mean == pytest.approx(0.1)
 
 
 def test_outcomes_of_the_talk() -> None:

@@ -51,6 +51,25 @@ def test_a_line_that_was_cut_short_does_not_swallow_the_next_record(tmp_path: Pa
         read(path)
 
 
+def test_a_file_that_ends_anywhere_can_be_read_on(tmp_path: Path) -> None:
+    """Whatever byte of a record was the last to be written, in files of other writers, too."""
+    path = tmp_path / "results.jsonl"
+    whole = (json.dumps(RECORD) + "\n").encode()
+    for line in ('{"rule": "every class → 4"}\n'.encode(), whole):
+        for end in range(1, len(line) - 1):
+            path.write_bytes(whole + line[:end])
+            with pytest.warns(UserWarning, match="line 2: was cut short"):
+                assert read(path, cut=True) == [RECORD]
+            append(path, RECORD)
+            with pytest.warns(UserWarning, match="line 2: was cut short"):
+                assert read(path, cut=True) == [RECORD, RECORD]
+
+
+def test_any_text_can_be_recorded(tmp_path: Path) -> None:
+    append(tmp_path / "r.jsonl", {"error": "a file named \udcff", "δ": "→"})
+    assert read(tmp_path / "r.jsonl") == [{"error": "a file named \udcff", "δ": "→"}]
+
+
 def test_a_line_that_is_no_object_is_named(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     path.write_text('{"a": 1}\n[1, 2]\n', encoding="utf-8")

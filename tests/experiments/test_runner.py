@@ -23,6 +23,7 @@ from ibau_lite import __main__ as command_line
 from ibau_lite.defenses import REGISTRY
 from ibau_lite.experiments import read, runner, work
 from ibau_lite.experiments.claims import Claims
+from ibau_lite.experiments.estimate import estimate
 from ibau_lite.experiments.plan import Case, Cell, plan, settings
 from ibau_lite.experiments.runner import _Sweep, sweep
 
@@ -119,6 +120,36 @@ def test_killed_and_resumed_every_cell_is_there_exactly_once(tiny: Path, tmp_pat
     assert read(path)[: len(before)] == before
 
 
+def test_interrupted_it_ends_what_it_works_on_before_others_may_take_it(
+    tiny: Path, tmp_path: Path
+) -> None:
+    """By a signal to the runner alone, as a notebook sends it; a terminal's reaches the workers."""
+    psutil = pytest.importorskip("psutil")
+    path = tmp_path / "r.jsonl"
+    process = start(tmp_path, "--jobs", "2")
+    try:
+        wait_for_lines(path, 1)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    finally:
+        process.kill()
+    assert not psutil.wait_procs(children, timeout=10)[1]
+    assert not list(tmp_path.glob(".r.jsonl.claims/*"))
+    assert len(read(path)) < 16, "it was not interrupted in the middle"
+
+
+def test_a_pool_is_stopped_in_the_middle_of_its_work() -> None:
+    executor = runner.pool.processes(2)
+    flights = [executor.submit(time.sleep, 300) for _ in range(2)]
+    while not all(flight.running() for flight in flights):
+        time.sleep(0.05)
+    began = time.monotonic()
+    runner.pool.stop(executor)
+    assert time.monotonic() - began < 60
+    assert all(flight.done() for flight in flights)
+
+
 def test_two_runners_share_the_cells_and_the_networks(tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     other = start(tmp_path)
@@ -171,7 +202,9 @@ def test_list_and_dry_run_tell_without_running(
     out = capsys.readouterr().out
     assert "4 cells: 1 done, 0 failed, 3 to do" in out
     assert f"signs    ft           1 × {record['cell_seconds']:.0f} s" in out
-    assert "signs    nad          2 × ?" in out and "signs    networks     1 × " in out
+    assert "signs    nad          2 × ?" in out
+    trained = record["network_seconds"]
+    assert trained > 0 and f"signs    networks     1 × {trained:.0f} s" in out
     assert out.endswith("h with 2 at a time, and 2 cells of unknown length\n")
     assert command_line.main([*command, "--list"]) == 0
     assert capsys.readouterr().out.startswith("done   ")
@@ -187,6 +220,8 @@ def test_list_and_dry_run_tell_without_running(
         (["table1", "--data", "cifar10"], "data: among signs"),
         (["table1", "--seeds", "0"], "at least 1 is expected, got 0"),
         (["table1", "--jobs", "0"], "jobs: at least 1 is expected, got 0"),
+        (["table1", "--only", ""], "defence: among ibau, "),
+        (["table1", "--gpus"], "gpus: is for a Dask cluster"),
     ],
 )
 def test_wrong_inputs_are_refused(
@@ -198,8 +233,41 @@ def test_wrong_inputs_are_refused(
     assert not list(tmp_path.iterdir())
 
 
+def test_results_that_cannot_be_written_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    inside = tmp_path / "file" / "r.jsonl"
+    for path, how in ((tmp_path, []), (tmp_path, ["--dry-run"]), (inside, [])):
+        with pytest.raises(SystemExit):
+            command_line.main(["reproduce", "table1", "--results", str(path), *how])
+        assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_networks_that_come_with_the_package_need_no_time() -> None:
+    cells = plan(["table1"], "cpu", seeds=1, only=["ft"])
+    assert "networks" not in estimate(cells, [])
+    anew = plan(["table1"], "cpu", seeds=2, networks=2, only=["ft"])
+    record = {"cell": {"key": cells[0].key, **cells[0].told}, "cell_seconds": 1.0}
+    text = estimate(anew, [{**record, "network_seconds": 0.0}])
+    assert "cifar10  networks     8 × ? (no training is recorded" in text
+
+
 def fake(cell: Cell) -> dict[str, Any]:
     return {"cell": {"key": cell.key}, "found": None}
+
+
+def test_a_record_that_is_not_json_is_a_failed_cell(tmp_path: Path) -> None:
+    cells = plan(["table1"], "smoke", seeds=1, only=["ft", "nad"])
+
+    def odd(cell: Cell) -> dict[str, Any]:
+        return {**fake(cell), "history": {1, 2} if cell.defense == "nad" else []}
+
+    under_way = _Sweep(Claims(tmp_path / "r.jsonl"), 1, runner.pool.Here, odd)
+    records = list(under_way.run(cells))
+    assert [r["cell"]["key"] for r in read(tmp_path / "r.jsonl")] == [c.key for c in cells]
+    failed = [record for record in records if "error" in record]
+    assert len(failed) == 2 and "ValueError: a record holds JSON only" in failed[0]["error"]
 
 
 def test_a_network_that_is_being_made_is_not_waited_for(tmp_path: Path) -> None:
@@ -327,6 +395,37 @@ def test_a_dask_cluster_gives_the_same_records(tiny: Path, tmp_path: Path) -> No
         theirs, sort_keys=True
     )
     assert sum("error" in record for record in theirs.values()) == 4
+
+
+def test_a_cell_that_asks_for_a_gpu_goes_where_one_is_declared() -> None:
+    distributed = pytest.importorskip("distributed")
+    workers = {
+        name: {"cls": distributed.Worker, "options": {"nthreads": 1, "resources": resources}}
+        for name, resources in (("plain", {}), ("gpu", {"GPU": 1}))
+    }
+    scheduler = {"cls": distributed.Scheduler, "options": {"dashboard_address": None, "port": 0}}
+
+    def where() -> str:
+        time.sleep(0.05)
+        return str(distributed.get_worker().name)
+
+    with distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=50) as cluster:
+        address = cluster.scheduler_address
+        with runner.pool.cluster(address) as (executor, places):
+            assert places == 2
+            anywhere = {executor.submit(where) for _ in range(8)}
+            assert {future.result(30) for future in anywhere} == {"plain", "gpu"}
+        with runner.pool.cluster(address, gpus=True) as (executor, places):
+            assert places == 1
+            there = {executor.submit(where) for _ in range(8)}
+            assert {future.result(30) for future in there} == {"gpu"}
+    del workers["gpu"]
+    with (
+        distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=50) as cluster,
+        pytest.raises(ValueError, match="none of the 1 workers .* declares a GPU"),
+        runner.pool.cluster(cluster.scheduler_address, gpus=True),
+    ):
+        pass
 
 
 def test_a_cluster_that_is_not_there_is_told(

@@ -1,0 +1,102 @@
+"""Where our records and the talk give different answers, and where our own seeds do.
+
+Each of the talk's cells counts once. Another recipe of I-BAU (*released*, *exact*) stands beside
+the talk's I-BAU in the tables; held against the same cell once more it has a line of its own here
+and is left out of every sum.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ibau_lite.experiments.compare import Comparison, Outcome, named, points, published
+from ibau_lite.experiments.evidence import COMPARED, shown
+from ibau_lite.experiments.grid import grid
+
+__all__ = ["disagreements", "divided", "tally"]
+
+Records = Iterable[Mapping[str, Any]]
+
+
+def disagreements(records: Records, tables: Sequence[str] = COMPARED) -> str:
+    """Every cell whose answers are not the talk's as Markdown, from the profile that is shown."""
+    head = ["table", "row", "defence", "n", "ours: lost", "ASR", "the talk: lost", "ASR"]
+    # Aligned to the right, cells do not wrap: a long list stays a list on a phone.
+    rows = [[*head, "the difference"], ["---"] * 3 + ["---:"] * 6]
+    judged = [found for found in _judged(list(records), tables) if not found[2].repeats]
+    for table, profile, each, ours, theirs in judged:
+        if not each.agrees:
+            row = [f"{table[-1]} ({profile})", named(each.case), each.label, str(each.n)]
+            row += [*_numbers(ours), *_numbers(theirs), _difference(ours, theirs)]
+            rows.append(row)
+    if not judged:
+        return "No cell is recorded yet that the talk has, too."
+    if len(rows) == 2:
+        return f"None: all {len(judged)} cells that both have give the same answers."
+    return f"{len(rows) - 2} of the {len(judged)} cells that both have:\n\n{grid(rows)}"
+
+
+def tally(records: Records, tables: Sequence[str] = COMPARED) -> str:
+    """A line a defence as Markdown: in how many cells it agrees, and of what kind they are.
+
+    The two columns at the end tell apart where the talk's backdoor is removed and the accuracy
+    kept, and where it is not. Under the table stands how often which answer differs.
+    """
+    groups: dict[str, list[tuple[bool, bool]]] = {}
+    differences: Counter[str] = Counter()
+    together = []
+    for _, _, each, ours, theirs in _judged(list(records), tables):
+        verdict = (bool(each.agrees), theirs.removed and theirs.kept)
+        groups.setdefault(each.label, []).append(verdict)
+        if not each.repeats:
+            together.append(verdict)
+            differences.update([_difference(ours, theirs)] if not each.agrees else [])
+    if not groups:
+        return "No cell is recorded yet that the talk has, too."
+    head = ["defence", "agree", "the talk: both", "the talk: not both"]
+    rows = [head, ["---"] + ["---:"] * 3]
+    for label, verdicts in [*groups.items(), ("**each of the talk's cells once**", together)]:
+        healed = [agree for agree, both in verdicts if both]
+        others = [agree for agree, both in verdicts if not both]
+        counted = ([agree for agree, _ in verdicts], healed, others)
+        rows.append([label, *(f"{sum(kind)} of {len(kind)}" if kind else "" for kind in counted)])
+    told = "; ".join(f"{what}: {count}" for what, count in differences.most_common())
+    return f"{grid(rows)}\n\nWhat differs: {told or 'nothing'}."
+
+
+def divided(compared: Iterable[Comparison]) -> str:
+    """The cells of which some seeds removed the backdoor and others not, as Markdown."""
+    lines = []
+    for each in compared:
+        if 0 < each.removed_by < each.n:
+            rates = [run["after"]["attack_success_rate"] for run in each.records]
+            told = ", ".join(f"{100 * rate:.1f}" for rate in rates)
+            lines.append(f"- {each.label}, {named(each.case)}: {told} %")
+    return "\n".join(lines) or "- none that is recorded"
+
+
+def _judged(
+    records: Records, tables: Sequence[str]
+) -> Iterator[tuple[str, str, Comparison, Outcome, Outcome]]:
+    """(table, profile, cell, ours, the talk's) of every cell that both have."""
+    records = list(records)
+    for table in tables:
+        profile, compared = shown(records, table)
+        for each in compared:
+            if each.ours is not None and each.talk is not None:
+                yield table, profile, each, each.ours, published(each.talk)
+
+
+def _difference(ours: Outcome, theirs: Outcome) -> str:
+    told = []
+    for what in ("removed", "kept"):
+        here, there = getattr(ours, what), getattr(theirs, what)
+        if here != there:
+            told.append(f"{what}: {'ours' if here else 'the talk'} only")
+    return ", ".join(told)
+
+
+def _numbers(outcome: Outcome) -> list[str]:
+    return [points(outcome.drop), f"{100 * outcome.attack_success_rate:.1f} %"]
