@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ibau_lite.experiments.plan import Cell
+from ibau_lite.experiments.records import device, provenance
 
 __all__ = ["estimate"]
 
@@ -13,19 +15,23 @@ __all__ = ["estimate"]
 def estimate(cells: Sequence[Cell], records: Iterable[Mapping[str, Any]], jobs: int = 1) -> str:
     """A line a defence and data set: cells left, seconds of one, hours of all.
 
-    A cell's time is the mean of the recorded ones with the same defence, data set and profile, on
-    whatever machine that was; where there is none, it says so and the total leaves it out. The
-    networks that must be trained and that no finished cell has used are added, with the mean time
-    of a recorded training.
+    A cell's time is the mean of the recorded ones with the same defence, data set and profile on
+    this machine's GPU or processor; without any, on the one that most of them used, which is named;
+    where there is none at all, it says so and the total leaves it out. The networks that must be
+    trained and that no finished cell has used are added, with the mean time of a recorded training.
     """
     done = [record for record in records if "cell" in record and "error" not in record]
     hours, unknown, lines = 0.0, 0, []
+    here = device(provenance())
     groups: dict[tuple[str, str, str], int] = {}
     for cell in cells:
         kind = (cell.defense, cell.case.data, cell.profile)
         groups[kind] = groups.get(kind, 0) + 1
     for (defense, data, profile), count in groups.items():
-        known = [r["cell_seconds"] for r in _like(done, data, profile) if _is(r, defense=defense)]
+        like = [r for r in _like(done, data, profile) if _is(r, defense=defense)]
+        used = Counter(device(record) for record in like)
+        where = here if here in used else used.most_common(1)[0][0] if used else here
+        known = [record["cell_seconds"] for record in like if device(record) == where]
         head = f"{data:<8} {defense:<9} {count:4d} × "
         if not known:
             unknown += count
@@ -33,20 +39,21 @@ def estimate(cells: Sequence[Cell], records: Iterable[Mapping[str, Any]], jobs: 
             continue
         mean = sum(known) / len(known)
         hours += count * mean / 3600
-        lines.append(f"{head}{mean:.0f} s = {count * mean / 3600:.2f} h")
+        told = "" if where == here else f" on {where}"
+        lines.append(f"{head}{mean:.0f} s = {count * mean / 3600:.2f} h{told}")
     for data, profile in dict.fromkeys((cell.case.data, cell.profile) for cell in cells):
-        used = {_network(r["cell"]) for r in _like(done, data, profile)}
+        seen = {_network(r["cell"]) for r in _like(done, data, profile)}
         mine = [cell for cell in cells if (cell.case.data, cell.profile) == (data, profile)]
         asked = {_network(cell.told) for cell in mine if cell.needs}
         # A cell says 0.0 where its network came with the package.
         trained = {_network(r["cell"]): r["network_seconds"] for r in _like(done, data, profile)}
         known = [seconds for seconds in trained.values() if seconds > 0]
-        head = f"{data:<8} {'networks':<9} {len(asked - used):4d} × "
-        if asked - used and known:
+        head = f"{data:<8} {'networks':<9} {len(asked - seen):4d} × "
+        if asked - seen and known:
             mean = sum(known) / len(known)
-            hours += len(asked - used) * mean / 3600
-            lines.append(f"{head}{mean:.0f} s = {len(asked - used) * mean / 3600:.2f} h at most")
-        elif asked - used:
+            hours += len(asked - seen) * mean / 3600
+            lines.append(f"{head}{mean:.0f} s = {len(asked - seen) * mean / 3600:.2f} h at most")
+        elif asked - seen:
             lines.append(f"{head}? (no training is recorded in profile {profile})")
     left_out = f", and {unknown} cells of unknown length" if unknown else ""
     lines.append(f"about {hours / jobs:.1f} h with {jobs} at a time{left_out}")

@@ -21,7 +21,7 @@ import pytest
 
 from ibau_lite import __main__ as command_line
 from ibau_lite.defenses import REGISTRY
-from ibau_lite.experiments import read, runner, work
+from ibau_lite.experiments import provenance, read, runner, work
 from ibau_lite.experiments.claims import Claims
 from ibau_lite.experiments.estimate import estimate
 from ibau_lite.experiments.plan import Case, Cell, plan, settings
@@ -244,12 +244,18 @@ def test_results_that_cannot_be_written_are_told(
         assert str(tmp_path) in capsys.readouterr().err
 
 
-def test_networks_that_come_with_the_package_need_no_time() -> None:
+def test_an_estimate_knows_this_machine_and_the_networks_that_need_no_training() -> None:
     cells = plan(["table1"], "cpu", seeds=1, only=["ft"])
     assert "networks" not in estimate(cells, [])
+    elsewhere = {
+        "cell": {"key": cells[0].key, **cells[0].told}, "cell_seconds": 1800.0,
+        "network_seconds": 0.0, "hardware": {"device": "abacus"},
+    }  # fmt: skip
+    assert "ft           8 × 1800 s = 4.00 h on abacus" in estimate(cells, [elsewhere])
+    near = {**elsewhere, "cell_seconds": 9.0, **provenance()}
+    assert "ft           8 × 9 s = 0.02 h\n" in estimate(cells, [elsewhere, elsewhere, near])
     anew = plan(["table1"], "cpu", seeds=2, networks=2, only=["ft"])
-    record = {"cell": {"key": cells[0].key, **cells[0].told}, "cell_seconds": 1.0}
-    text = estimate(anew, [{**record, "network_seconds": 0.0}])
+    text = estimate(anew, [elsewhere])
     assert "cifar10  networks     8 × ? (no training is recorded" in text
 
 
