@@ -17,7 +17,10 @@ NO_DEFENCE = "no defence"
 
 @dataclass(frozen=True)
 class Line:
-    """One defence on one data set: ACC, ASR and wall seconds (none for no defence) over seeds."""
+    """One defence on one data set: ACC, ASR and seconds (none for no defence) over seeds.
+
+    `seconds` are the wall's, `cpu_seconds` those of all threads, both means.
+    """
 
     data: str
     source: str
@@ -26,6 +29,7 @@ class Line:
     accuracy: Spread
     attack_success_rate: Spread
     seconds: float | None
+    cpu_seconds: float | None
     n: int
 
 
@@ -42,11 +46,14 @@ def gather(records: Iterable[Mapping[str, Any]]) -> list[Line]:
     table = []
     for where, rows in groups.items():
         first = next(iter(next(iter(rows.values())).values()))
-        table.append(_line(where, NO_DEFENCE, [first["before"]], None))
+        table.append(_line(where, NO_DEFENCE, [first["before"]], None, None))
         for label, by_seed in rows.items():
             runs = list(by_seed.values())
-            seconds = sum(run["seconds"] for run in runs) / len(runs)
-            table.append(_line(where, label, [run["after"] for run in runs], seconds))
+            seconds, cpu_seconds = (
+                sum(run[clock] for run in runs) / len(runs) for clock in ("seconds", "cpu_seconds")
+            )
+            reports = [run["after"] for run in runs]
+            table.append(_line(where, label, reports, seconds, cpu_seconds))
     return table
 
 
@@ -76,20 +83,17 @@ def side_by_side(records: Sequence[Mapping[str, Any]]) -> str:
     data = list(dict.fromkeys(line.data for line in lines))
     labels = list(dict.fromkeys(line.label for line in lines))
     seeds = max((line.n for line in lines), default=0)
-    costs: dict[tuple[str, str], list[float]] = {}
-    for record in records:
-        costs.setdefault((record["data"], record["defense"]), []).append(record["cpu_seconds"])
     head = ["row", *(f"{name}: {what}" for name in data for what in ("ACC", "ASR", "CPU s"))]
     rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
     for label in labels:
         row = [label]
         for name in data:
             found = [line for line in lines if (line.data, line.label) == (name, label)]
-            cost = costs.get((name, label))
-            few = f" (n = {found[0].n})" if found and cost and found[0].n < seeds else ""
+            cost = found[0].cpu_seconds if found else None
+            few = f" (n = {found[0].n})" if cost is not None and found[0].n < seeds else ""
             row += [str(found[0].accuracy) + few if found else "not run"]
             row += [str(found[0].attack_success_rate) if found else ""]
-            row += [f"{sum(cost) / len(cost):.0f}" if cost else ""]
+            row += ["" if cost is None else f"{cost:.0f}"]
         rows.append(row)
     return grid(rows)
 
@@ -99,10 +103,11 @@ def _line(
     label: str,
     reports: Sequence[Mapping[str, float]],
     seconds: float | None,
+    cpu_seconds: float | None,
 ) -> Line:
     accuracy = spread(report["accuracy"] for report in reports)
     success = spread(report["attack_success_rate"] for report in reports)
-    return Line(*where, label, accuracy, success, seconds, len(reports))
+    return Line(*where, label, accuracy, success, seconds, cpu_seconds, len(reports))
 
 
 def _in_the_talk(line: Line) -> list[str]:

@@ -17,6 +17,7 @@ def record(label: str, seed: int, asr: float, data: str = "cifar10", **more: Any
         "before": {"accuracy": 0.8, "attack_success_rate": 0.98},
         "after": {"accuracy": 0.79, "attack_success_rate": asr},
         "seconds": 10.0 + seed,
+        "cpu_seconds": 20.0 + seed,
         **more,
     }
 
@@ -78,6 +79,12 @@ def test_data_that_the_talk_does_not_have_get_empty_columns() -> None:
 
 def test_no_records_give_no_lines() -> None:
     assert gather([]) == []
+
+
+def test_seconds_are_those_of_the_records_that_count() -> None:
+    twice = [record("naive", 0, 0.9, cpu_seconds=100.0), record("naive", 0, 0.1, cpu_seconds=10.0)]
+    assert gather(twice)[1].cpu_seconds == 10.0
+    assert side_by_side(twice).splitlines()[-1].endswith("| 10.0 % | 10 |")
 
 
 def test_data_sets_side_by_side_say_what_was_not_run_and_where_seeds_are_few() -> None:
