@@ -21,16 +21,18 @@ Records = Iterable[Mapping[str, Any]]
 
 
 def disagreements(records: Records, tables: Sequence[str] = COMPARED) -> str:
-    """Every cell whose answers are not the talk's as Markdown, from the profile that is shown."""
+    """Every cell whose answers are not the talk's as Markdown, from the profile that is shown.
+
+    The last columns say who alone removed the backdoor, or kept the accuracy.
+    """
     head = ["table", "row", "defence", "n", "ours: lost", "ASR", "the talk: lost", "ASR"]
-    # Aligned to the right, cells do not wrap: a long list stays a list on a phone.
-    rows = [[*head, "the difference"], ["---"] * 3 + ["---:"] * 6]
+    rows = [[*head, "removed by", "kept by"], ["---"] * 3 + ["---:"] * 7]
     judged = [found for found in _judged(list(records), tables) if not found[2].repeats]
     for table, profile, each, ours, theirs in judged:
         if not each.agrees:
+            who = [_alone(ours.removed, theirs.removed), _alone(ours.kept, theirs.kept)]
             row = [f"{table[-1]} ({profile})", named(each.case), each.label, str(each.n)]
-            row += [*_numbers(ours), *_numbers(theirs), _difference(ours, theirs)]
-            rows.append(row)
+            rows.append([*row, *_numbers(ours), *_numbers(theirs), *who])
     if not judged:
         return "No cell is recorded yet that the talk has, too."
     if len(rows) == 2:
@@ -89,13 +91,13 @@ def _judged(
                 yield table, profile, each, each.ours, published(each.talk)
 
 
+def _alone(ours: bool, theirs: bool) -> str:
+    return "" if ours == theirs else "ours" if ours else "the talk"
+
+
 def _difference(ours: Outcome, theirs: Outcome) -> str:
-    told = []
-    for what in ("removed", "kept"):
-        here, there = getattr(ours, what), getattr(theirs, what)
-        if here != there:
-            told.append(f"{what}: {'ours' if here else 'the talk'} only")
-    return ", ".join(told)
+    who = {"removed": (ours.removed, theirs.removed), "kept": (ours.kept, theirs.kept)}
+    return ", ".join(f"{what}: {_alone(*both)} only" for what, both in who.items() if _alone(*both))
 
 
 def _numbers(outcome: Outcome) -> list[str]:

@@ -21,13 +21,14 @@ Runs = list[tuple[Comparison, Mapping[str, Any]]]
 def heights(compared: Iterable[Comparison]) -> str:
     """The three highest classes and the median, a row a network and a column a seed, as Markdown.
 
-    The attacker's target is bold; in brackets is the ASR that was left. Networks without one
-    target, and runs that did not aim at classes, are left out.
+    The attacker's target is bold, and there if it is lower; in brackets is the ASR that was left.
+    Networks without one target, and runs that did not aim at classes, are left out.
     """
     table: dict[str, dict[str, str]] = {}
     for each, run in _searched(compared):
         seen, target = run["climbs"], ONE_TARGET[each.case.attack]
         ranked = sorted(range(len(seen)), key=lambda label: -seen[label])[:3]
+        ranked += [target] if target not in ranked else []
         told = [f"{label}: {seen[label]:.1f}" for label in ranked]
         told = [
             f"**{text}**" if k == target else text for k, text in zip(ranked, told, strict=True)

@@ -93,14 +93,13 @@ def markdown(records: Iterable[Run], profile: str = "full") -> str:
     """A Markdown table with a line a data set and defence, over the cells of Table 6.
 
     Runs that had the machine to themselves are counted if there are any, else all, marked with *.
-    "effective in" is how many of the runs became so; the mean time is over those, and the ratio to
-    I-BAU's over the networks and seeds on which both did. "total" is the same clock after the last
-    round.
+    "effective in" is how many of the runs became so; s is the mean time of those, and the ratio to
+    I-BAU's is over the networks and seeds on which both did. "total s" is the same clock after the
+    last round.
     """
     found = timed(compare(records, "table6", profile))
-    head = ["data", "defence", "effective in", "seconds", "ratio to I-BAU", "total seconds"]
-    head += ["CPU seconds", "the talk: seconds", "the talk: ratio"]
-    rows = [head, ["---"] * 2 + ["---:"] * 7]
+    head = ["data", "defence", "effective in", "s", "ratio", "total s", "the talk: s", "its ratio"]
+    rows = [head, ["---"] * 2 + ["---:"] * 6]
     columns = dict(CONTENDERS.values())
     for (data, label), mine in found.items():
         shared = mine.shared
@@ -114,7 +113,6 @@ def markdown(records: Iterable[Run], profile: str = "full") -> str:
         ratio = sum(times[c] for c in both) / sum(base[c] for c in both) if both else None
         row += [f"{ratio:.1f}{star}" if ratio is not None else ""]
         row += [f"{_mean(_total(run) for run in runs):.1f}{star}"]
-        row += [f"{_mean(run['cpu_seconds'] for run in runs):.1f}"]
         theirs = SECONDS.get(data, {})
         column = columns[label] or ""
         known = column in theirs

@@ -28,12 +28,12 @@ def searched(attack: str, *climbs: list[float]) -> list[Comparison]:
 
 
 def test_heights_name_the_target_among_the_highest() -> None:
-    compared = searched("l0_inv", [9.0, 1, 1, 1, 2, 3, 1, 1, 1, 1], [1.0] * 9 + [5.0])
+    compared = searched("l0_inv", [9.0, 1, 1, 1, 2, 3, 1, 1, 1, 1], [1.0, 2, 3] + [1.0] * 6 + [5.0])
     assert aims.heights(compared).splitlines() == [
         "| network | seed 0 | seed 1 |",
         "| --- | --- | --- |",
         "| cifar10 l0_inv | **0: 9.0**, 5: 3.0, 4: 2.0 / 1.0 (4%) "
-        "| 9: 5.0, **0: 1.0**, 1: 1.0 / 1.0 (4%) |",
+        "| 9: 5.0, 2: 3.0, 1: 2.0, **0: 1.0** / 1.0 (4%) |",
     ]
     # an attack without one target, and a search that did not aim
     assert len(aims.heights(searched("all_to_all", [1.0] * 10)).splitlines()) == 2

@@ -166,9 +166,7 @@ def test_time_until_effective_is_the_first_round_that_stays_below_the_threshold(
     slow[0]["jobs"] = 2  # shared the machine: left out, since others did not
     slow[1]["history"] = []
     text = overhead.markdown(rows + slow, "cpu")
-    assert (
-        "| gtsrb | Neural Cleanse | 7 of 7 | 30.0 | 10.0 | 30.0 | 9.0 | 1864.96 | 237.9 |" in text
-    )
+    assert "| gtsrb | Neural Cleanse | 7 of 7 | 30.0 | 10.0 | 30.0 | 1864.96 | 237.9 |" in text
     assert "| cifar10 | Neural Cleanse | 5 of 6 | 30.0 |" in text
     for run in rows:
         run["jobs"] = 2
