@@ -149,13 +149,13 @@ def test_the_aims_are_the_classes_that_stand_out_or_near_the_highest(changes, ai
     ],
 )
 def test_aims_stand_out_from_the_median_or_stand_near_the_highest(heights, aims):
-    assert AimedUnion()._chosen(heights) == aims
+    assert AimedUnion().chosen(heights) == aims
 
 
 def test_near_decides_how_far_below_the_highest_an_aim_may_stand():
     heights = [8.6, 7.0, 5.7, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 5.0]
-    assert AimedUnion()._chosen(heights) == [0, 1]
-    assert AimedUnion(near=0.6)._chosen(heights) == [0, 1, 2]
+    assert AimedUnion().chosen(heights) == [0, 1]
+    assert AimedUnion(near=0.6).chosen(heights) == [0, 1, 2]
 
 
 def test_a_scout_is_kept_before_what_was_found_toward_its_class():
