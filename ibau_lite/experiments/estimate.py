@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ibau_lite.experiments.plan import Cell
-from ibau_lite.experiments.records import device, provenance
+from ibau_lite.experiments.records import device, provenance, usual_device
 
 __all__ = ["estimate"]
 
@@ -29,8 +28,7 @@ def estimate(cells: Sequence[Cell], records: Iterable[Mapping[str, Any]], jobs: 
         groups[kind] = groups.get(kind, 0) + 1
     for (defense, data, profile), count in groups.items():
         like = [r for r in _like(done, data, profile) if _is(r, defense=defense)]
-        used = Counter(device(record) for record in like)
-        where = here if here in used else used.most_common(1)[0][0] if used else here
+        where = here if here in map(device, like) else usual_device(like)
         known = [record["cell_seconds"] for record in like if device(record) == where]
         head = f"{data:<8} {defense:<9} {count:4d} × "
         if not known:

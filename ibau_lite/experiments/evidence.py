@@ -7,7 +7,6 @@ of `compare`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -27,12 +26,12 @@ from ibau_lite.experiments.compare import (
     strange,
     success,
 )
-from ibau_lite.experiments.contenders import CONTENDERS, contender
+from ibau_lite.experiments.contenders import CONTENDERS, RECIPES, contender
 from ibau_lite.experiments.courses import course
 from ibau_lite.experiments.first_run import experiments
 from ibau_lite.experiments.grid import grid
 from ibau_lite.experiments.plan import TABLES, Case, plan
-from ibau_lite.experiments.records import device
+from ibau_lite.experiments.records import device, usual_device
 from ibau_lite.metrics import spread
 
 __all__ = [
@@ -175,8 +174,7 @@ def costs(compared: Iterable[Comparison]) -> str:
     hardware is named. The first line is the network before any defence.
     """
     compared = list(compared)
-    used = Counter(device(record) for each in compared for record in each.records)
-    usual = used.most_common(1)[0][0] if used else "not run"
+    usual = usual_device(record for each in compared for record in each.records) or "not run"
     columns = list(dict.fromkeys(each.case for each in compared))
     rows = [["defence", "n", *map(named, columns), f"s ({usual})"]]
     rows.append(["---", "---:"] + ["---:"] * len(columns) + ["---:"])
@@ -184,8 +182,7 @@ def costs(compared: Iterable[Comparison]) -> str:
     for label, group in _by_label(compared).items():
         here = {each.case: each for each in group}
         runs = [record for each in group for record in each.records]
-        there = Counter(device(record) for record in runs)
-        where = usual if usual in there or not there else there.most_common(1)[0][0]
+        where = usual if usual in map(device, runs) else usual_device(runs) or usual
         seconds = [record["seconds"] for record in runs if device(record) == where]
         price = f"{sum(seconds) / len(seconds):.1f}" if seconds else ""
         price += f" ({where})" if where != usual else ""
@@ -224,7 +221,7 @@ def rows_won(compared: Iterable[Comparison]) -> str:
     lines = []
     for label, group in _by_label(compared).items():
         judged = [each for each in group if each.wins is not None]
-        if not label.startswith("I-BAU") or not judged:
+        if label not in ("I-BAU", *RECIPES) or not judged:
             continue
         won = [named(each.case) for each in judged if each.wins]
         lines.append(
@@ -301,7 +298,7 @@ def drawn(compared: Iterable[Comparison]) -> list[Comparison]:
     """
     compared = list(compared)
     run = {each.label for each in compared if each.n}
-    own = {each.label for each in compared if each.talk and not each.label.startswith("I-BAU ")}
+    own = {each.label for each in compared if each.talk and not each.repeats}
     return [each for each in compared if each.label in run | own]
 
 

@@ -68,7 +68,11 @@ def derive(
     records: Iterable[Mapping[str, Any]], profile: str = "full"
 ) -> dict[str, dict[str, Answer]]:
     """Defence (our label) -> feature -> answer, for each defence that has a record."""
-    rows = _tables(records, profile)
+    return _answers(_tables(records, profile))
+
+
+def _answers(tables: Mapping[str, list[Comparison]]) -> dict[str, dict[str, Answer]]:
+    rows = dict(tables)
     rows["table1 trojan_wm"] = [r for r in rows["table1"] if r.case.attack == "trojan_wm"]
     seen = {each.label for table in rows.values() for each in table if each.n}
     labels = [label for label, _ in CONTENDERS.values() if label in seen]
@@ -77,12 +81,12 @@ def derive(
             feature: rule(
                 [
                     (each.case.data, each.ours)
-                    for table in tables
+                    for table in looked_at
                     for each in rows[table]
                     if each.label == label
                 ]
             )
-            for feature, (tables, rule) in RULES.items()
+            for feature, (looked_at, rule) in RULES.items()
         }
         for label in labels
     }
@@ -120,9 +124,9 @@ def markdown(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str
 
     The last line has how many seeds the cells rest on.
     """
-    records = list(records)
-    derived = derive(records, profile)
-    cells = [each for table in _tables(records, profile).values() for each in table]
+    tables = _tables(records, profile)
+    derived = _answers(tables)
+    cells = [each for table in tables.values() for each in table]
     columns = dict(CONTENDERS.values())
     head = ["feature", *derived]
     rows = [head, ["---"] + [":---:"] * len(derived)]

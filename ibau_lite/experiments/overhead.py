@@ -12,7 +12,6 @@ that something else keeps busy.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ from ibau_lite.experiments.compare import REMOVED, Comparison, compare
 from ibau_lite.experiments.contenders import CONTENDERS
 from ibau_lite.experiments.grid import grid
 from ibau_lite.experiments.published import SECONDS
-from ibau_lite.experiments.records import device
+from ibau_lite.experiments.records import device, usual_device
 
 __all__ = ["Timed", "effective", "markdown", "timed"]
 
@@ -79,9 +78,9 @@ def timed(compared: Iterable[Comparison]) -> dict[tuple[str, str], Timed]:
         groups.setdefault(each.case.data, {}).setdefault(each.label, []).extend(each.records)
     found = {}
     for data, by_label in groups.items():
-        used = Counter(device(run) for runs in by_label.values() for run in runs)
+        usual = usual_device(run for runs in by_label.values() for run in runs)
         for label, runs in by_label.items():
-            here = [run for run in runs if device(run) == used.most_common(1)[0][0]]
+            here = [run for run in runs if device(run) == usual]
             alone = tuple(run for run in here if run["jobs"] == 1)
             crowd = tuple(run for run in here if run["jobs"] != 1)
             if here:

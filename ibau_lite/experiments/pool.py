@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Here", "cluster", "processes", "stop"]
+__all__ = ["Here", "Processes", "cluster", "stop"]
 
 
 class Here(Executor):
@@ -33,10 +33,11 @@ class Here(Executor):
         return future
 
 
-class _Processes(ProcessPoolExecutor):
-    """Fresh processes that share the cores, and that hold one end of a line to this one.
+class Processes(ProcessPoolExecutor):
+    """`jobs` fresh processes that share the cores and end with this one.
 
-    They are spawned, since CUDA does not survive a fork.
+    They are spawned, since CUDA does not survive a fork; all use the first GPU if there is one.
+    Each holds one end of a line to this process, and leaves when the other is closed.
     """
 
     def __init__(self, jobs: int) -> None:
@@ -51,17 +52,9 @@ class _Processes(ProcessPoolExecutor):
         self.shutdown(cancel_futures=True)
 
 
-def processes(jobs: int) -> Executor:
-    """An executor of `jobs` fresh processes that share the cores and end with this one.
-
-    All use the first GPU if there is one.
-    """
-    return _Processes(jobs)
-
-
 def stop(executor: Executor) -> None:
     """Have an executor drop what it works on; the workers of a cluster are not ours to end."""
-    if isinstance(executor, _Processes):
+    if isinstance(executor, Processes):
         executor.end()
 
 

@@ -8,7 +8,8 @@ import json
 import os
 import platform
 import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 import ibau_lite
 from ibau_lite.data import Labelled
 
-__all__ = ["append", "device", "fingerprint", "key_of", "provenance", "read"]
+__all__ = ["append", "device", "fingerprint", "key_of", "provenance", "read", "usual_device"]
 
 
 def fingerprint(*parts: Labelled) -> str:
@@ -82,6 +83,12 @@ def _processor() -> str:
 def device(record: Mapping[str, Any]) -> str:
     """The GPU that a record was made on, or the processor."""
     return str(record["hardware"]["device"])
+
+
+def usual_device(records: Iterable[Mapping[str, Any]]) -> str | None:
+    """The `device` that most of these records were made on; None for none."""
+    used = Counter(map(device, records)).most_common(1)
+    return used[0][0] if used else None
 
 
 def append(path: str | Path, record: Mapping[str, Any]) -> None:

@@ -153,7 +153,7 @@ def sweep(
             places = jobs or room
             on_cluster = _Sweep(claims, places, lambda: executor, _work(folder, places))
             return _watched(on_cluster, left, len(cells), progress)
-    begin = pool.Here if jobs == 1 else partial(pool.processes, jobs)
+    begin = pool.Here if jobs == 1 else partial(pool.Processes, jobs)
     return _watched(_Sweep(claims, jobs, begin, _work(folder, jobs)), left, len(cells), progress)
 
 
