@@ -28,16 +28,19 @@ def disagreements(records: Records, tables: Sequence[str] = COMPARED) -> str:
     head = ["table", "row", "defence", "n", "ours: lost", "ASR", "the talk: lost", "ASR"]
     rows = [[*head, "removed by", "kept by"], ["---"] * 3 + ["---:"] * 7]
     judged = [found for found in _judged(list(records), tables) if not found[2].repeats]
+    profiles = sorted({profile for _, profile, *_ in judged})
     for table, profile, each, ours, theirs in judged:
         if not each.agrees:
             who = [_alone(ours.removed, theirs.removed), _alone(ours.kept, theirs.kept)]
-            row = [f"{table[-1]} ({profile})", named(each.case), each.label, str(each.n)]
+            where = table[-1] if len(profiles) == 1 else f"{table[-1]} ({profile})"
+            row = [where, named(each.case), each.label, str(each.n)]
             rows.append([*row, *_numbers(ours), *_numbers(theirs), *who])
     if not judged:
         return "No cell is recorded yet that the talk has, too."
     if len(rows) == 2:
         return f"None: all {len(judged)} cells that both have give the same answers."
-    return f"{len(rows) - 2} of the {len(judged)} cells that both have:\n\n{grid(rows)}"
+    told = f"{len(rows) - 2} of the {len(judged)} cells that both have"
+    return f"{told} (profile {' and '.join(profiles)}):\n\n{grid(rows)}"
 
 
 def tally(records: Records, tables: Sequence[str] = COMPARED) -> str:

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ibau_lite.attacks.talk import SEVEN_TARGETS
 from ibau_lite.experiments.contenders import CONTENDERS, RECIPES
 from ibau_lite.experiments.grid import grid
 from ibau_lite.experiments.plan import TABLES, Case, Cell, cases, contestants, plan
@@ -26,21 +25,16 @@ __all__ = [
     "REMOVED",
     "Comparison",
     "Outcome",
-    "acc_asr",
-    "beside",
     "compare",
     "counts",
     "current",
     "markdown",
-    "matrix",
     "named",
     "of_cells",
     "origin",
     "points",
     "printed",
     "published",
-    "seed_range",
-    "seven",
     "strange",
     "success",
 ]
@@ -288,50 +282,9 @@ def _told(each: Comparison) -> list[str]:
     return ["×" if number is None else f"{number:.2f} %" for number in numbers]
 
 
-def matrix(compared: Sequence[Comparison]) -> str:
-    """The cells in the talk's layout: a line a row, a column a defence, ACC / ASR in per cent.
-
-    Ours stands above the talk's, which is in brackets; — was not run. n is the smallest and the
-    largest number of seeds in the line.
-    """
-    labels = list(dict.fromkeys(each.label for each in compared))
-    rows = [["row", "n", *labels], ["---"] + ["---:"] * (len(labels) + 1)]
-    for case in dict.fromkeys(each.case for each in compared):
-        here = {each.label: each for each in compared if each.case == case}
-        count = seed_range([each.n for each in here.values()])
-        rows.append([named(case), count, *(acc_asr(here.get(label)) for label in labels)])
-    return grid(rows)
-
-
-def seed_range(counted: Iterable[int]) -> str:
-    """How many seeds the cells of a line have that were run: "3", or "1–3"."""
-    runs = sorted({n for n in counted if n}) or [0]
-    return str(runs[0]) if len(runs) == 1 else f"{runs[0]}–{runs[-1]}"
-
-
-def acc_asr(each: Comparison | None) -> str:
-    """ACC / ASR of a cell in per cent, and the talk's in brackets; — was not run."""
-    if each is None:
-        return ""
-    ours = "—"
-    if each.n:
-        ours = f"{100 * each.accuracy.mean:.1f} / {100 * each.attack_success_rate.mean:.1f}"
-        part = "" if each.missed == each.n else f"{each.missed}/{each.n}"
-        ours += f" ×{part}" if each.missed else ""
-    return beside(ours, each.talk)
-
-
 def points(drop: float) -> str:
     """A change of accuracy in points, with one decimal."""
     return f"{round(100 * drop, 1) + 0.0:.1f}"  # never -0.0
-
-
-def beside(ours: str, talk: Published | None) -> str:
-    """Ours with the talk's cell in brackets under it."""
-    if talk is None:
-        return ours
-    numbers = (talk.accuracy, talk.attack_success_rate)
-    return f"{ours}<br>({' / '.join('×' if x is None else f'{x:.1f}' for x in numbers)})"
 
 
 def named(case: Case) -> str:
@@ -383,18 +336,3 @@ def origin(records: Iterable[Mapping[str, Any]]) -> str:
         "dates": {record["date"][:10] for record in done},
     }
     return "\n".join(f"{name}: {'; '.join(sorted(values))}" for name, values in lines.items())
-
-
-def seven(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str:
-    """The ASR of each of the seven triggers, ours beside the talk's, as a Markdown table."""
-    rows = [["row", "defence", "n", *SEVEN_TARGETS], ["---"] * 2 + ["---:"] * 8]
-    for each in compare(records, "table3", profile):
-        if not each.records:
-            continue
-        theirs = dict(each.talk.by_trigger) if each.talk is not None else {}
-        row = [named(each.case), each.label, str(each.n)]
-        for trigger, target in SEVEN_TARGETS.items():
-            ours = spread(r["by_pair"][f"every class → {target}"] for r in each.records)
-            row.append(f"{ours}" + (f" ({theirs[trigger]:g} %)" if trigger in theirs else ""))
-        rows.append(row)
-    return grid(rows)

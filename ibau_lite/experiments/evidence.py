@@ -14,15 +14,11 @@ from ibau_lite.attacks.talk import ONE_TARGET
 from ibau_lite.experiments.compare import (
     Comparison,
     Outcome,
-    acc_asr,
-    beside,
     compare,
     named,
     of_cells,
     points,
-    printed,
     published,
-    seed_range,
     strange,
     success,
 )
@@ -30,6 +26,7 @@ from ibau_lite.experiments.contenders import CONTENDERS, RECIPES, contender
 from ibau_lite.experiments.courses import course
 from ibau_lite.experiments.first_run import experiments
 from ibau_lite.experiments.grid import grid
+from ibau_lite.experiments.layout import matrix_rows
 from ibau_lite.experiments.plan import TABLES, Case, plan
 from ibau_lite.experiments.records import device, usual_device
 from ibau_lite.metrics import spread
@@ -175,20 +172,15 @@ def costs(compared: Iterable[Comparison]) -> str:
     """
     compared = list(compared)
     usual = usual_device(record for each in compared for record in each.records) or "not run"
-    columns = list(dict.fromkeys(each.case for each in compared))
-    rows = [["defence", "n", *map(named, columns), f"s ({usual})"]]
-    rows.append(["---", "---:"] + ["---:"] * len(columns) + ["---:"])
-    rows.append(["no defence", "", *(_undefended(compared, case) for case in columns), ""])
-    for label, group in _by_label(compared).items():
-        here = {each.case: each for each in group}
+    head, undefended, *rows = matrix_rows(compared)
+    told = [[*head, f"s ({usual})"], ["---"] + ["---:"] * len(head), [*undefended, ""]]
+    for row, group in zip(rows, _by_label(compared).values(), strict=True):
         runs = [record for each in group for record in each.records]
         where = usual if usual in map(device, runs) else usual_device(runs) or usual
         seconds = [record["seconds"] for record in runs if device(record) == where]
         price = f"{sum(seconds) / len(seconds):.1f}" if seconds else ""
-        price += f" ({where})" if where != usual else ""
-        count = seed_range([each.n for each in group])
-        rows.append([label, count, *(acc_asr(here.get(case)) for case in columns), price])
-    return grid(rows)
+        told.append([*row, price + (f" ({where})" if where != usual else "")])
+    return grid(told)
 
 
 def summary(compared: Iterable[Comparison]) -> str:
@@ -300,14 +292,6 @@ def drawn(compared: Iterable[Comparison]) -> list[Comparison]:
     run = {each.label for each in compared if each.n}
     own = {each.label for each in compared if each.talk and not each.repeats}
     return [each for each in compared if each.label in run | own]
-
-
-def _undefended(compared: Iterable[Comparison], case: Case) -> str:
-    """ACC / ASR of a network as it came, from the records, and the talk's."""
-    runs = [record["before"] for each in compared if each.case == case for record in each.records]
-    means = [spread(run[key] for run in runs).mean for key in _MEASURES] if runs else None
-    ours = "—" if means is None else " / ".join(f"{100 * mean:.1f}" for mean in means)
-    return beside(ours, printed(case, "no defence"))
 
 
 def _by_label(compared: Iterable[Comparison]) -> dict[str, list[Comparison]]:

@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ibau_lite.experiments.compare import KEPT, Comparison, Outcome, compare, published, seed_range
+from ibau_lite.experiments.compare import KEPT, Comparison, Outcome, compare, published
 from ibau_lite.experiments.contenders import CONTENDERS
 from ibau_lite.experiments.grid import grid
+from ibau_lite.experiments.layout import seed_range
 from ibau_lite.experiments.published import FEATURES, PUBLISHED
 
 __all__ = ["RULES", "derive", "markdown", "of_the_talk"]
@@ -122,23 +123,20 @@ def of_the_talk() -> dict[str, dict[str, Answer]]:
 def markdown(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str:
     """The derived matrix as a Markdown table, the talk's mark in brackets; … is not known yet.
 
-    The last line has how many seeds the cells rest on.
+    A line a defence; at its end stands how many seeds its cells rest on.
     """
     tables = _tables(records, profile)
     derived = _answers(tables)
     cells = [each for table in tables.values() for each in table]
     columns = dict(CONTENDERS.values())
-    head = ["feature", *derived]
-    rows = [head, ["---"] + [":---:"] * len(derived)]
-    for feature in RULES:
-        row = [feature]
-        for label, answers in derived.items():
-            theirs = FEATURES.get(columns[label] or "", {}).get(feature)
-            row.append(
-                f"{_mark(answers[feature])}" + ("" if theirs is None else f" ({_mark(theirs)})")
-            )
-        rows.append(row)
-    rows.append(["seeds", *(seed_range(e.n for e in cells if e.label == each) for each in derived)])
+    rows = [["defence", *RULES, "seeds"], ["---"] + [":---:"] * len(RULES) + ["---:"]]
+    for label, answers in derived.items():
+        printed = FEATURES.get(columns[label] or "", {})
+        marks = [
+            _mark(answers[feature]) + (f" ({_mark(printed[feature])})" if printed else "")
+            for feature in RULES
+        ]
+        rows.append([label, *marks, seed_range(each.n for each in cells if each.label == label)])
     return grid(rows)
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ibau_lite.experiments import features, overhead
-from ibau_lite.experiments.compare import compare, counts, markdown, origin, seven
+from ibau_lite.experiments.compare import compare, counts, markdown, origin
 from ibau_lite.experiments.first_run import PROFILES
+from ibau_lite.experiments.layout import seven
 from ibau_lite.experiments.plan import TABLES
 from ibau_lite.experiments.records import read
 

@@ -33,13 +33,16 @@ def test_disagreements_are_listed_with_what_they_differ_in() -> None:
         record(*cells("table1", "tabor", "all_to_all"), 0.3, 0.0),  # × there
     ]
     text = agreement.disagreements(good + bad)
-    assert text.startswith("2 of the 3 cells that both have:")
+    assert text.startswith("2 of the 3 cells that both have (profile cpu):")
     assert text.splitlines()[-2:] == [
-        "| 1 (cpu) | cifar10 all_to_all | TABOR | 1 | 30.0 | 0.0 % | 0.0 | 85.0 % "
-        "| ours | the talk |",
-        "| 2 (cpu) | gtsrb blend | NAD | 1 | 0.0 | 10.0 % | 49.7 | 18.5 % |  | ours |",
+        "| 1 | cifar10 all_to_all | TABOR | 1 | 30.0 | 0.0 % | 0.0 | 85.0 % | ours | the talk |",
+        "| 2 | gtsrb blend | NAD | 1 | 0.0 | 10.0 % | 49.7 | 18.5 % |  | ours |",
     ]
     assert "gtsrb" not in agreement.disagreements(good + bad, ["table1"])
+    (full,) = plan(["table3"], "full", only=["nad"], data=["gtsrb"], seeds=1)
+    text = agreement.disagreements([*bad, record(full, 0.0, 0.1)])
+    assert text.startswith("3 of the 3 cells that both have (profile cpu and full):")
+    assert "| 1 (cpu) | cifar10" in text and "| 3 (full) | gtsrb" in text
 
 
 def test_the_talks_ibau_counts_once_whatever_recipes_stand_beside_it() -> None:
@@ -50,7 +53,9 @@ def test_the_talks_ibau_counts_once_whatever_recipes_stand_beside_it() -> None:
         record(*cells("table1", "fp"), 0.01, 0.9),  # fails in the talk, too
         record(*cells("table1", "tabor"), 0.3, 0.9),  # does both there
     ]
-    assert agreement.disagreements(done).startswith("1 of the 3 cells that both have:")
+    assert agreement.disagreements(done).startswith(
+        "1 of the 3 cells that both have (profile cpu):"
+    )
     lines = agreement.tally(done).splitlines()
     assert "| I-BAU | 1 of 1 | 1 of 1 |  |" in lines
     assert "| I-BAU released | 0 of 1 | 0 of 1 |  |" in lines

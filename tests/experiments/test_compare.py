@@ -9,7 +9,7 @@ import pytest
 
 from ibau_lite import __main__ as command_line
 from ibau_lite.attacks.talk import SEVEN_TARGETS
-from ibau_lite.experiments import append, compare, features, overhead
+from ibau_lite.experiments import append, compare, features, layout, overhead
 from ibau_lite.experiments.compare import Outcome
 from ibau_lite.experiments.contenders import CONTENDERS
 from ibau_lite.experiments.plan import TABLES, Cell, contestants, plan
@@ -102,25 +102,39 @@ def test_what_found_no_trigger_is_marked() -> None:
     cells = plan(["table1"], "cpu", only=["nc"], attacks=["badnets"], seeds=2)
     done = [record(cell, 0.0, 0.98, found=False) for cell in cells]
     assert "98.0 ± 0.0 % ×" in compare.markdown(compare.compare(done, "table1", "cpu"))
-    assert "| 85.0 / 98.0 ×<br>" in compare.matrix(compare.compare(done, "table1", "cpu"))
+    assert "| 85.0 / 98.0 ×<br>" in layout.matrix(compare.compare(done, "table1", "cpu"))
     done[1]["found"] = True
-    assert "| 85.0 / 98.0 ×1/2<br>" in compare.matrix(compare.compare(done, "table1", "cpu"))
+    assert "| 85.0 / 98.0 ×1/2<br>" in layout.matrix(compare.compare(done, "table1", "cpu"))
     assert "98.0 ± 0.0 % (× in 1)" in compare.markdown(compare.compare(done, "table1", "cpu"))
     assert "not run" in compare.markdown(compare.compare([], "table1", "cpu"), missing=True)
     assert "× | × |" in compare.markdown(compare.compare([], "table4", "cpu"), missing=True)
 
 
-def test_the_matrix_has_the_talks_layout() -> None:
+def test_the_matrix_has_a_line_a_defence_and_a_column_a_row_of_the_talk() -> None:
     done = records(["table4"], ["ibau"], 0.01, 0.05, seeds=2) + records(
         ["table4"], ["ft"], 0.0, 0.9, seeds=1
     )
-    lines = compare.matrix(compare.compare(done, "table4", "cpu")).splitlines()
+    head, _, *lines = layout.matrix(compare.compare(done, "table4", "cpu")).splitlines()
+    rates = "cifar10 trojan_wm, 5 % poisoned | cifar10 trojan_wm, 0.5 % poisoned"
+    assert head == f"| defence | n | {rates} |"
     labels = [CONTENDERS[name][0] for name in contestants("table4", "cifar10")]
-    assert lines[0] == f"| row | n | {' | '.join(labels)} |" and len(lines) == 4
-    row = dict(zip(["row", "n", *labels], lines[3].strip("| ").split(" | "), strict=True))
-    assert (row["row"], row["n"]) == ("cifar10 trojan_wm, 0.5 % poisoned", "1–2")
-    assert row["I-BAU"] == "84.0 / 5.0<br>(83.2 / 13.1)" and row["fine-tuning"] == "85.0 / 90.0"
-    assert row["TABOR"] == "—<br>(× / ×)" and row["naive"] == "—"
+    assert [line.split(" | ")[0] for line in lines] == [f"| {x}" for x in ("no defence", *labels)]
+    assert (
+        lines[0]
+        == "| no defence |  | 85.0 / 99.0<br>(86.6 / 99.9) | 85.0 / 99.0<br>(86.4 / 98.6) |"
+    )
+    told = {line.split(" | ")[0][2:]: line.strip("| ").split(" | ")[1:] for line in lines}
+    assert told["I-BAU"] == ["2", "84.0 / 5.0<br>(84.8 / 9.8)", "84.0 / 5.0<br>(83.2 / 13.1)"]
+    assert told["fine-tuning"] == ["1", "85.0 / 90.0", "85.0 / 90.0"]
+    assert told["TABOR"][2] == "—<br>(× / ×)" and told["naive"] == ["0", "—", "—"]
+
+
+def test_each_of_the_seven_triggers_has_a_column() -> None:
+    done = records(["table3"], ["ibau"], 0.0, 0.25, data=["gtsrb"])
+    head, _, line = layout.seven(done, "cpu").splitlines()
+    assert head == f"| data | defence | n | {' | '.join(SEVEN_TARGETS)} |"
+    assert line.startswith("| gtsrb | I-BAU | 2 | 25.0 ± 0.0<br>(1.8) | 25.0 ± 0.0<br>(")
+    assert layout.seven([], "cpu").count("\n") == 1
 
 
 def test_the_rules_give_the_talks_own_marks_from_its_own_numbers() -> None:
@@ -145,8 +159,9 @@ def test_the_derived_matrix_says_yes_no_and_not_yet() -> None:
     answers = features.derive(costly, "cpu")["NAD"]
     assert answers["data-set-agnostic"] is False and answers["one-trigger-one-target"] is False
     assert answers["low-clean-access"] is None
-    text = features.markdown(costly, "cpu")
-    assert "| low-clean-access | … (✗) |" in text and text.splitlines()[-1] == "| seeds | 1 |"
+    head, _, line = features.markdown(costly, "cpu").splitlines()
+    assert head == f"| defence | {' | '.join(features.RULES)} | seeds |"
+    assert line == "| NAD | ✗ (✗) | … (✓) | … (✗) | ✗ (✗) | … (✗) | 1 |"
 
 
 def test_time_until_effective_is_the_first_round_that_stays_below_the_threshold() -> None:
@@ -246,7 +261,7 @@ def test_every_view_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str
     command = ["tables", "all", "--profile", "cpu", "--results", str(tmp_path / "r.jsonl")]
     assert command_line.main(command) == 0
     out = capsys.readouterr().out
-    assert "| gtsrb seven_to_seven | I-BAU | 2 | 10.0 ± 0.0 % (1.78 %) |" in out
+    assert "| gtsrb | I-BAU | 2 | 10.0 ± 0.0<br>(1.8) |" in out
     assert "| cifar10 trojan_wm, 0.5 % poisoned | I-BAU | 2 |" in out
     assert "| cifar10 trojan_wm, 100 clean | fine-tuning | 2 |" in out
     assert "hardware: abacus (1 threads, 1 cells at a time)" in out
