@@ -73,8 +73,9 @@ class Quadratic:
         return self.C.T - torch.outer(self.a, self.Q @ delta)
 
     def constants(self, theta: Theta, delta: Tensor) -> Constants:
-        r"""The constants of Theorem 1, exact, on the segment U from δ(θ) to `delta`.
+        r"""The constants of Theorem 1 in closed form, valid on the segment U from δ(θ) to `delta`.
 
+        η₁, η₂ and ρ̂₂ are norms of whole matrices; along the segment alone they may be smaller.
         Hessians in δ do not depend on δ, so that ρ̂₁ = 0; B is affine in δ, so that ρ̂₂ = ‖a‖‖Q‖,
         and its norm is largest at an end of the segment. Raises `ValueError` where s ≤ 0.
         """
