@@ -10,13 +10,23 @@ COMMANDS = {
     "reproduce": "ibau_lite.experiments.runner",
     "tables": "ibau_lite.experiments.report",
 }
+HELP = """usage: python -m ibau_lite COMMAND …
+
+  zoo        train poisoned networks, or print the table of those that are recorded
+  reproduce  run the cells of the talk's tables, list them, or estimate their time
+  tables     print what is recorded of the tables, beside the talk's numbers
+
+python -m ibau_lite COMMAND --help says the rest."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Hand the arguments to the command that the first of them names; 2 if there is none."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] in (["--help"], ["-h"]):
+        print(HELP)
+        return 0
     if not arguments or arguments[0] not in COMMANDS:
-        print(f"usage: python -m ibau_lite {{{','.join(COMMANDS)}}} …", file=sys.stderr)
+        print(HELP, file=sys.stderr)
         return 2
     status: int = importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:])
     return status

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 __all__ = ["load", "save"]
 
 _METADATA_KEY = "ibau_lite"
-_STATE_KEYS = ("net", "model", "state_dict")
+_STATE_KEYS = ("net", "model", "state_dict", "model_state_dict")
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel, of torch.compile
 
 
@@ -66,10 +66,11 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> dict[str, Any]:
     """Fill `model` in place with the weights in a file and return the file's metadata.
 
     Reads safetensors, a state dict saved by PyTorch, and a dict that holds one under `net` (as the
-    authors of I-BAU released theirs), `model` or `state_dict`; the metadata are then its other
-    plain entries, such as `acc` and `epoch`. PyTorch files are read with `weights_only=True`:
-    nothing in them is executed. Floating-point weights of another precision are converted, and a
-    prefix that DataParallel or the compiler put before every name is taken off.
+    authors of I-BAU released theirs), `model`, `state_dict` or `model_state_dict`; the metadata
+    are then its other plain entries, such as `acc` and `epoch`. PyTorch files are read with
+    `weights_only=True`: nothing in them is executed. Floating-point weights of another precision
+    are converted, and a prefix that DataParallel or the compiler put before every name is taken
+    off.
 
     Raises `ValueError`, and leaves the model as it was, bit for bit, for a file that is truncated,
     holds code or is none of these, whose names, shapes or kinds of number are not the model's (they

@@ -103,9 +103,10 @@ def predict(model: nn.Module, images: Tensor, *, batch_size: int = 1000) -> Tens
 def accuracy(model: nn.Module, labelled: Labelled, *, batch_size: int = 1000) -> float:
     """Count the fraction of images predicted as labelled: |{i : argmax f(xᵢ) = yᵢ}| / N.
 
-    Raises `ValueError` for no images, for a label that is none of the model's classes, and as
-    `predict` does.
+    Raises `TypeError` for no `Labelled`, `ValueError` for no images, for a label that is none of
+    the model's classes, and as `predict` does.
     """
+    _check(labelled)
     labels = labelled.labels.cpu()
     if not len(labels):
         raise ValueError("labelled: at least one image is expected, got none")
@@ -142,6 +143,7 @@ def evaluate(
 
     Raises as `accuracy` and `attack_success_rate` do.
     """
+    _check(labelled)
     attacked = attack.test_view(labelled)
     return Report(
         accuracy=accuracy(model, labelled, batch_size=batch_size),
@@ -171,6 +173,11 @@ def summarise(reports: Sequence[Report]) -> Summary:
     )
 
 
+def _check(labelled: Labelled) -> None:
+    if not isinstance(labelled, Labelled):
+        raise TypeError(f"labelled: a Labelled is expected, as dataset.test, got {type(labelled)}")
+
+
 @contextmanager
 def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Keep evaluation mode inside; outside, each submodule's own flag (some may be frozen)."""
@@ -191,9 +198,12 @@ def _logits(model: nn.Module, images: Tensor, batch_size: int) -> Iterator[Tenso
     tensor = next(own, images)  # its dtype and device are the model's
     for start in range(0, len(images), batch_size):
         # The mode is set a batch at a time: a generator may be left half-way.
-        with _evaluation_mode(model), torch.inference_mode():
+        with _evaluation_mode(model), torch.no_grad():
             batch = images[start : start + batch_size]
-            logits = model(batch.to(tensor)).cpu()
+            logits = model(batch.to(tensor))
+        if not isinstance(logits, Tensor):
+            raise TypeError(f"model: a tensor of logits is expected, got {type(logits)}")
+        logits = logits.cpu()
         if logits.ndim != 2 or len(logits) != len(batch):
             raise ValueError(
                 f"model: logits [{len(batch)}, K] are expected, got {list(logits.shape)}"

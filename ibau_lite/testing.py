@@ -215,7 +215,8 @@ def _something_changes(subject: Subject) -> None:
 @_defense("frozen parameters stay as they are")
 def _frozen(subject: Subject) -> None:
     model = tiny_network()
-    for module in list(model.children())[:2]:  # the first convolution and its normalisation
+    parts = list(model.children())
+    for module in (*parts[:2], parts[13]):  # the first convolution, its normalisation, the last one
         module.requires_grad_(False)
     result = dict(subject.run(model, tiny_images()).model.named_parameters())
     for name, parameter in model.named_parameters():
@@ -275,6 +276,7 @@ def _evaluator(subject: Subject) -> None:
         time.sleep(0.5)
         assert not network.training, "the evaluator is given a network in training mode"
         seen.append(_weights(network))
+        network.train()  # as careless ones leave it
         return {"my_accuracy": len(seen) / 10}
 
     started = time.perf_counter()
@@ -285,6 +287,9 @@ def _evaluator(subject: Subject) -> None:
     answers = [row.get("my_accuracy") for row in result.history]
     assert answers == [(k + 1) / 10 for k in range(len(seen))], f"the history holds {answers}"
     assert _same(seen[-1], _weights(result.model)), "the last round's network is not the result"
+    assert not any(m.training for m in result.model.modules()), (
+        "an evaluator left the network in training mode, and so it came out: defenses.answers"
+    )
     blind = subject.run(tiny_network(), tiny_images())
     assert _same(_weights(blind.model), seen[-1]), "looking changes the result"
 

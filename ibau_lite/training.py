@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ibau_lite.kinds import check_kinds
+
 __all__ = ["AfterAugment", "Recipe", "augment", "fit", "reshuffled"]
 
 AfterAugment = Callable[[Tensor, Tensor], Tensor]
@@ -56,6 +58,7 @@ class Recipe:
     compile: bool | None = None
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(
                 f"precision must be 'auto', 'float32' or 'bfloat16', got {self.precision!r}"
@@ -129,8 +132,8 @@ def _check(images: Tensor, labels: Tensor, shift: int) -> None:
 def _check_labels(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     """One look at the logits, before hours are spent on labels that the model cannot give."""
     training = model.training
-    with torch.inference_mode():
-        logits = model.eval()(images[:1].to(next(model.parameters()).device))
+    with torch.no_grad():
+        logits = model.eval()(images[:1].to(next(model.parameters())))
     model.train(training)
     if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
         raise ValueError(
@@ -193,7 +196,7 @@ def fit(
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("the model has no parameter that requires a gradient: nothing to train")
     _check_labels(model, images, labels)
-    device = next(model.parameters()).device
+    device, dtype = (first := next(model.parameters())).device, first.dtype
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model.to(memory_format=layout)  # type: ignore[call-overload]
     batch = min(recipe.batch_size, len(images))
@@ -213,7 +216,7 @@ def fit(
         if after_augment is not None:
             x = after_augment(x, index)
         with half:
-            logits = network(x.contiguous(memory_format=layout))
+            logits = network(x.to(dtype).contiguous(memory_format=layout))
         loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -74,7 +74,7 @@ def test_the_model_keeps_its_parameters_and_its_memory_layout(tmp_path):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-@pytest.mark.parametrize("key", [None, "net", "model", "state_dict"])
+@pytest.mark.parametrize("key", [None, "net", "model", "state_dict", "model_state_dict"])
 def test_state_dicts_of_pytorch(tmp_path, key, legacy):
     saved = network(1)
     content = saved.state_dict()

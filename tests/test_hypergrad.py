@@ -27,7 +27,7 @@ from ibau_lite.hypergrad import (
     spectrum,
     unrolled_hypergradient,
 )
-from ibau_lite.minimax import SparseBall
+from ibau_lite.minimax import Ball, SparseBall
 from ibau_lite.solvers import (
     ConvergenceWarning,
     NegativeCurvatureWarning,
@@ -762,3 +762,33 @@ def test_refusals():
         ascent_step(m.inner, 0.0)
     with pytest.raises(ValueError, match="depends on delta"):
         gauss_newton(lambda d, t: t["t"].detach(), torch.sum, m.delta, m.theta)
+
+
+def test_attention_has_a_second_derivative():
+    """PyTorch's fused kernels have none; `torch.autograd.functional.hessian` as the judge."""
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True).double()
+    theta = dict(layer.named_parameters())
+    tokens, delta = torch.rand(3, 5, 8).double(), 0.1 * torch.rand(5, 8).double()
+
+    def risk(delta, theta):
+        return torch.func.functional_call(layer, theta, (tokens + delta,)).pow(4).mean()
+
+    v = torch.rand(5, 8).double()
+    found = GradientGraph(risk, delta, theta).hessian(v)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        hessian = torch.autograd.functional.hessian(lambda d: risk(d, theta), delta)
+    torch.testing.assert_close(found, torch.tensordot(hessian, v))
+
+
+def test_a_set_of_the_search_is_no_constraint():
+    theta = {"w": torch.ones(2)}
+    with pytest.raises(TypeError, match="constraint: L2Ball, .* got Ball"):
+        hypergradient(
+            lambda d, t: (d * t["w"]).sum(),
+            lambda d, t: (d * t["w"]).pow(2).sum(),
+            torch.zeros(2),
+            theta,
+            solver=minres,
+            constraint=Ball(4.0),
+        )

@@ -217,3 +217,34 @@ def test_images_are_read_in_the_dtype_of_the_model(dtype):
     with torch.no_grad():
         expected = model(labelled.images.to(dtype)).argmax(1)
     assert torch.equal(predict(model, labelled.images), expected)
+
+
+def test_what_is_no_set_of_images_or_no_tensor_of_logits_is_named():
+    data = Labelled(torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64))
+
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)), x
+
+    with pytest.raises(TypeError, match="a tensor of logits is expected, got .*tuple"):
+        accuracy(Pair(), data)
+    with pytest.raises(TypeError, match="a Labelled is expected, as dataset.test"):
+        accuracy(nn.Identity(), (data.images, data.labels))
+    with pytest.raises(TypeError, match="a Labelled is expected, as dataset.test"):
+        evaluate(nn.Identity(), None, None)
+
+
+def test_looking_leaves_tensors_that_can_be_trained_with():
+    class Cached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.mask = nn.Linear(3, 2), None
+
+        def forward(self, x):
+            if self.mask is None:
+                self.mask = torch.ones(3)
+            return self.head(x.mean((2, 3)) * self.mask)
+
+    model, images = Cached(), torch.rand(4, 3, 8, 8)
+    accuracy(model, Labelled(images, torch.zeros(4, dtype=torch.int64)))
+    model(images).sum().backward()

@@ -252,3 +252,16 @@ def test_what_cannot_be_trained_on_is_refused_before_training(images, labels, sa
 def test_recipes_that_make_no_sense_are_refused(setting, says):
     with pytest.raises(ValueError, match=says):
         Recipe(**setting)
+
+
+def test_float64_and_lazy_networks_are_trained():
+    data = bright_bands()
+    recipe = Recipe(epochs=1, batch_size=32)
+    network = models.small_cnn(4, width=4).double()
+    before = [p.clone() for p in network.parameters()]
+    fit(network, data.images, data.labels, recipe)
+    assert any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    assert {p.dtype for p in network.parameters()} == {torch.float64}
+    lazy = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4))
+    fit(lazy, data.images, data.labels, recipe)  # its weights are made by the first look at logits
+    assert all(not p.is_inference() for p in lazy.parameters())

@@ -13,6 +13,7 @@ from torch import Tensor
 from ibau_lite.attacks.drawings import owl
 from ibau_lite.attacks.poisoning import AllToOne, Attack
 from ibau_lite.attacks.triggers import check_images
+from ibau_lite.kinds import check_kinds
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Blend:
     alpha: float = 0.2
 
     def __post_init__(self) -> None:
-        if isinstance(self.alpha, bool) or not 0 < self.alpha < 1:
+        check_kinds(self)
+        if not 0 < self.alpha < 1:
             raise ValueError(f"alpha: a number between 0 and 1 is expected, got {self.alpha!r}")
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -186,6 +186,11 @@ class Attack:
     covers: tuple[tuple[Trigger, float], ...] = ()
 
     def __post_init__(self) -> None:
+        if any(callable(pair) for pair in self.pairs):
+            raise TypeError(
+                "pairs: a tuple of (trigger, relabelling) is expected, as ((trigger, rule),), "
+                f"got {self.pairs}"
+            )
         object.__setattr__(self, "pairs", tuple(tuple(pair) for pair in self.pairs))
         object.__setattr__(self, "covers", tuple(tuple(cover) for cover in self.covers))
         if not self.pairs:
@@ -213,10 +218,13 @@ class Attack:
         split into disjoint groups, equal to within one image, one a pair. Covers come on top, drawn
         from the images that are left, of whatever class.
 
-        Raises `ValueError` for a rate outside (0, 1) or so small that a pair gets no image, for
-        an attacker's label that does not occur in `train`, for more poison or covers than eligible
-        images, and as the triggers do for images that they do not fit.
+        Raises `TypeError` for no `Labelled`, `ValueError` for a rate outside (0, 1) or so small
+        that a pair gets no image, for an attacker's label that does not occur in `train`, for more
+        poison or covers than eligible images, and as the triggers do for images that they do not
+        fit.
         """
+        if not isinstance(train, Labelled):
+            raise TypeError(f"train: a Labelled is expected, as dataset.train, got {type(train)}")
         counts = self._counts(len(train), rate)
         for trigger, _ in (
             *self.pairs,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ibau_lite.attacks.poisoning import Attack, CleanLabel
 from ibau_lite.attacks.triggers import check_images
+from ibau_lite.kinds import check_kinds
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Sinusoid:
     frequency: float = 6.0
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if not 0 < self.amplitude <= 1:
             raise ValueError(f"amplitude: a number in (0, 1] is expected, got {self.amplitude!r}")
         if not (self.frequency > 0 and math.isfinite(self.frequency)):

@@ -100,6 +100,12 @@ def _trigger_data(trigger: Trigger) -> dict[str, Any]:
             f"{trigger!r} cannot be saved: a to_dict() with a kind among {', '.join(TRIGGERS)} is "
             "expected (add yours to attacks.storage.TRIGGERS)"
         )
+    tensors = trigger.tensors() if hasattr(trigger, "tensors") else {}
+    if type(_trigger(data, tensors)) is not type(trigger):
+        raise TypeError(
+            f"{trigger!r} cannot be saved: a subclass needs a kind of its own in to_dict() and in "
+            "attacks.storage.TRIGGERS"
+        )
     return data
 
 

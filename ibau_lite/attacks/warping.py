@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ibau_lite.attacks.poisoning import AllToOne, Attack
 from ibau_lite.attacks.triggers import check_images
+from ibau_lite.kinds import check_kinds
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Warp:
     noisy: bool = False
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if self.grid < 2 or not self.strength > 0:
             raise ValueError(
                 "grid of at least 2 and positive strength are expected, "

@@ -54,8 +54,9 @@ class Labelled:
         return len(self.labels)
 
     def __getitem__(self, index: slice | list[int] | Tensor) -> Labelled:
-        if isinstance(index, int):
-            raise TypeError(f"one image is labelled[{index}:{index + 1}]; an index keeps the batch")
+        if isinstance(index, int) or getattr(index, "ndim", None) == 0:
+            one = int(index)  # type: ignore[arg-type]
+            raise TypeError(f"one image is labelled[{one}:{one + 1}]; an index keeps the batch")
         return _checked_already(self.images[index], self.labels[index])
 
     def to(self, device: torch.device | str) -> Labelled:

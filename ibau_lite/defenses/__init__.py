@@ -14,7 +14,13 @@ from ibau_lite.defenses.inversion import Inversion, Inverted
 from ibau_lite.defenses.nad import NADConfig, nad
 from ibau_lite.defenses.naive import naive
 from ibau_lite.defenses.neural_cleanse import NeuralCleanseConfig, neural_cleanse
-from ibau_lite.defenses.protocol import Defended, Defense
+from ibau_lite.defenses.protocol import (
+    Defended,
+    Defense,
+    answers,
+    clean_on_device,
+    private_copy,
+)
 from ibau_lite.defenses.sau import SAUConfig, sau
 from ibau_lite.defenses.tabor import TaborConfig, tabor
 
@@ -56,6 +62,8 @@ __all__ = [
     "SAUConfig",
     "TaborConfig",
     "anp",
+    "answers",
+    "clean_on_device",
     "deepinspect",
     "dp",
     "fine_pruning",
@@ -65,6 +73,7 @@ __all__ = [
     "nad",
     "naive",
     "neural_cleanse",
+    "private_copy",
     "sau",
     "tabor",
 ]

@@ -25,6 +25,7 @@ from ibau_lite.defenses.passes import passes
 from ibau_lite.defenses.protocol import (
     Defended,
     Evaluator,
+    answers,
     clean_on_device,
     configured,
     private_copy,
@@ -115,7 +116,7 @@ def anp(
 
     def look(pruned: nn.Module) -> dict[str, float]:
         count = neurons.prune(config.threshold)
-        measured = {} if evaluator is None else evaluator(pruned)
+        measured = answers(evaluator, pruned)
         neurons.restore()
         return {"pruned": count, **measured}
 

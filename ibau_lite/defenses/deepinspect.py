@@ -133,7 +133,7 @@ def _search(
     network = frozen(model)
     first = next(network.parameters())
     images = clean.images.to(first.dtype)
-    with torch.inference_mode():
+    with torch.no_grad():
         count = network(images[:1]).shape[1]
     classes = torch.arange(count, device=images.device)
     triggers, judge = _networks(config, count, images, seed)

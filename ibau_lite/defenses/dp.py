@@ -31,6 +31,7 @@ from ibau_lite.data import Labelled
 from ibau_lite.defenses.protocol import (
     Defended,
     Evaluator,
+    answers,
     check_finite,
     clean_on_device,
     configured,
@@ -132,7 +133,7 @@ def dp(
         history.append({"round": epoch + 1, "loss": loss, "epsilon": spent()})
         check_finite(fresh, f"epoch {epoch + 1}", "lower lr")
         if evaluator is not None:
-            history[-1].update(evaluator(_plain(fresh, untrained)))
+            history[-1].update(answers(evaluator, _plain(fresh, untrained)))
     details = {"epsilon": history[-1]["epsilon"], "delta": config.delta}
     return Defended(_plain(fresh, untrained), seconds, history, details)
 
@@ -181,7 +182,7 @@ def _checked(train: Labelled, clean: Labelled, model: nn.Module) -> Labelled:
         )
     train = train.to(clean.images.device)
     dtype = next(model.parameters()).dtype
-    with torch.inference_mode():
+    with torch.no_grad():
         classes = model(train.images[:1].to(dtype)).shape[1]
     if int(train.labels.max()) >= classes:
         raise ValueError(

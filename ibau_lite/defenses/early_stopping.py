@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ibau_lite.data import Labelled
+from ibau_lite.kinds import check_kinds
 from ibau_lite.metrics import predict
 
 __all__ = ["EarlyStopping", "Watch"]
@@ -31,6 +32,7 @@ class EarlyStopping:
     patience: int = 1
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out is a fraction in (0, 1), got {self.held_out}")
         if not 0 <= self.drop <= 1:

@@ -74,11 +74,12 @@ def fine_pruning(
     """Prune the channels that sleep on clean images, choose how many on held-out ones, fine-tune.
 
     A channel is zero when the weights and bias that make it are: those of the convolution and, if
-    an affine normalisation takes it in, those of the normalisation. They stay zero in fine-tuning,
-    in which the held-out images take no part. `details`: layer, pruned (channels), activation [K],
-    and curve, rows (channels pruned, accuracy held out) up to the first fall. The history has one
-    row a pass of fine-tuning. Raises and warns as `ibau` does, and `ValueError` for a clean set
-    too small to hold anything out and for a `layer` that is not a convolution that may be changed.
+    an affine normalisation takes it in, those of the normalisation (what is frozen of them stays
+    as it is). They stay zero in fine-tuning, in which the held-out images take no part. `details`:
+    layer, pruned (channels), activation [K], and curve, rows (channels pruned, accuracy held out)
+    up to the first fall. The history has one row a pass of fine-tuning. Raises and warns as `ibau`
+    does, and `ValueError` for a clean set too small to hold anything out and for a `layer` that is
+    not a convolution that may be changed.
     """
     config = configured(config, FinePruningConfig)
     model = private_copy(model)
@@ -130,7 +131,7 @@ def _parts(model: nn.Module, layer: str, clean: Labelled) -> tuple[str, ...]:
 def _activation(model: nn.Module, parts: tuple[str, ...], clean: Labelled) -> Tensor:
     """Mean of max(0, z_k) over images and pixels [channels], after the normalisation."""
     total, dtype = None, next(model.parameters()).dtype
-    with outputs(model, parts[-1:]) as seen, torch.inference_mode():
+    with outputs(model, parts[-1:]) as seen, torch.no_grad():
         for images in clean.images.split(500):
             model(images.to(dtype))
             part = seen[parts[-1]].relu().mean((2, 3)).sum(0)
@@ -168,7 +169,7 @@ def _prune(
 def _accuracy(model: nn.Module, held_out: Labelled) -> float:
     """As `metrics.accuracy`, for a model of any dtype."""
     dtype, right = next(model.parameters()).dtype, 0
-    with torch.inference_mode():
+    with torch.no_grad():
         for start in range(0, len(held_out), 500):
             part = held_out[start : start + 500]
             right += int((model(part.images.to(dtype)).argmax(1) == part.labels).sum())
@@ -177,7 +178,7 @@ def _accuracy(model: nn.Module, held_out: Labelled) -> float:
 
 def _parameters(model: nn.Module, parts: tuple[str, ...]) -> Iterator[nn.Parameter]:
     for name in parts:
-        yield from model.get_submodule(name).parameters()
+        yield from (p for p in model.get_submodule(name).parameters() if p.requires_grad)
 
 
 def _zero(model: nn.Module, parts: tuple[str, ...], channels: list[int]) -> None:

@@ -19,6 +19,7 @@ from ibau_lite.defenses.protocol import (
     recast,
 )
 from ibau_lite.folding import fold_batchnorm
+from ibau_lite.kinds import check_kinds
 
 __all__ = ["FineTuningConfig", "fine_tuning"]
 
@@ -39,6 +40,7 @@ class FineTuningConfig:
     shift: int = 2
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if self.epochs < 1 or self.batch_size < 1 or not self.lr > 0:
             raise ValueError(f"epochs, batch_size and lr must be positive, got {self}")
         if self.epoch_images is not None and self.epoch_images < 1:

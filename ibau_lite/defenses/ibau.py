@@ -30,6 +30,7 @@ from ibau_lite.defenses.outer_step import OuterStep
 from ibau_lite.defenses.protocol import (
     Defended,
     Evaluator,
+    answers,
     check_finite,
     clean_on_device,
     configured,
@@ -39,6 +40,7 @@ from ibau_lite.defenses.protocol import (
 )
 from ibau_lite.folding import fold_batchnorm
 from ibau_lite.hypergrad import Solver
+from ibau_lite.kinds import check_kinds
 from ibau_lite.metrics import predict
 from ibau_lite.minimax import (
     AimedUnion,
@@ -120,10 +122,7 @@ class IBAUConfig:
             raise TypeError(f"ball is a set, as Ball(4.0), got {self.ball!r}")
         if not (self.stopping is None or isinstance(self.stopping, EarlyStopping)):
             raise TypeError(f"stopping is an EarlyStopping or None, got {self.stopping!r}")
-        for name in ("rounds", "batch_size", "shift", *_COUNTS):
-            count = getattr(self, name)
-            if not (isinstance(count, int) or (count is None and name in _COUNTS)):
-                raise TypeError(f"{name} is a whole number, got {count!r}")
+        check_kinds(self)
         if self.rounds < 1 or self.batch_size < 1 or not 0 < self.lr < math.inf:
             raise ValueError(
                 f"rounds, batch_size and lr must be positive and finite, "
@@ -318,7 +317,7 @@ def ibau(
             history[-1].update(watch())
         seconds += time.perf_counter() - started
         if evaluator is not None:
-            history[-1].update(evaluator(_drawn_back(model, given, config.draw_back)))
+            history[-1].update(answers(evaluator, _drawn_back(model, given, config.draw_back)))
         if watch is not None and watch.has_seen_enough:
             break
     bar.close()

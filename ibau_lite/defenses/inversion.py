@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
 from ibau_lite.folding import frozen
+from ibau_lite.kinds import check_kinds
 
 __all__ = ["Candidates", "Inversion", "Inverted", "Term", "mask_size"]
 
@@ -114,6 +115,7 @@ class Inversion:
     chunk: int = 512
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         for name in ("steps", "batch_size", "patience", "checked", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -246,7 +248,7 @@ class _Batches:
 
 
 def _classes(model: nn.Module, images: Tensor, targets: Sequence[int] | None) -> tuple[int, ...]:
-    with torch.inference_mode():
+    with torch.no_grad():
         count = model(images[:1]).shape[1]
     classes = tuple(range(count)) if targets is None else tuple(targets)
     if not classes or not all(0 <= t < count for t in classes):
@@ -317,7 +319,7 @@ def _success(
     """The fraction of all images of other classes that each stamp sends to its class [K]."""
     read = []
     size = max(1, chunk // len(targets))
-    with torch.inference_mode():
+    with torch.no_grad():
         for part in images.split(size):
             here = Candidates(model, masks, patterns, targets, part, labels)
             read.append(here.logits(_stamp(part, masks, patterns)).argmax(2))

@@ -7,13 +7,14 @@ module around it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["batch_norm_training", "last_convolution", "norm_after", "outputs", "stages"]
+__all__ = ["batch_norm_training", "last_convolution", "norm_after", "outputs", "repeated", "stages"]
 
 
 def last_convolution(model: nn.Module, image: Tensor) -> str:
@@ -23,7 +24,7 @@ def last_convolution(model: nn.Module, image: Tensor) -> str:
     """
     names = [
         name
-        for name, module, _ in _watch(model, image)
+        for name, module, _, _ in _watch(model, image)
         if isinstance(module, nn.Conv2d) and module.weight.requires_grad
     ]
     if not names:
@@ -34,16 +35,16 @@ def last_convolution(model: nn.Module, image: Tensor) -> str:
 def norm_after(model: nn.Module, image: Tensor, layer: str) -> str | None:
     """Name of the affine normalisation that takes in what `layer` gives out, if there is one.
 
-    That is the next leaf to run, if it has one weight and one bias for each channel.
+    That is the next leaf to run, if it is given that very tensor and has one weight and one bias
+    for each channel. (PyTorch's own LayerNorm has them for the last axis, which is another.)
     """
-    leaves = [(n, m) for n, m, _ in _watch(model, image) if not any(m.children())]
-    names = [name for name, _ in leaves]
-    after = leaves[names.index(layer) + 1 : names.index(layer) + 2]
-    channels = _channels(model, layer)
-    for name, module in after:
-        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-        if isinstance(weight, Tensor) and isinstance(bias, Tensor):
-            return name if weight.shape == bias.shape == (channels,) else None
+    leaves = [row for row in _watch(model, image) if not any(row[1].children())]
+    place = [name for name, *_ in leaves].index(layer)
+    for name, module, given, _ in leaves[place + 1 : place + 2]:
+        parts = [getattr(module, part, None) for part in ("weight", "bias")]
+        shapes = [part.shape for part in parts if isinstance(part, Tensor)]
+        if given is leaves[place][3] and type(module) is not nn.LayerNorm:
+            return name if shapes == [(_channels(model, layer),)] * 2 else None
     return None
 
 
@@ -51,13 +52,17 @@ def stages(model: nn.Module, image: Tensor, most: int) -> tuple[str, ...]:
     """Names of the last modules at each size of feature maps that a convolution gives out.
 
     On a VGG the activation before each pooling, on a ResNet the last block of each group: at most
-    `most` of them, the deepest, in order. Maps of one pixel, which have nowhere to look, and what a
-    pooling gives out do not count. Raises `ValueError` if no convolution gives out larger maps.
+    `most` of them, the deepest, in order. Maps of one pixel, which have nowhere to look, what a
+    pooling gives out, and modules that run several times in one pass do not count. Raises
+    `ValueError` if no convolution gives out larger maps.
     """
     last: dict[tuple[int, ...], str] = {}
     convolved = set()
-    for name, module, output in _watch(model, image):
-        if name and output.ndim == 4 and output[0, 0].numel() > 1 and not _pools(module):
+    rows = _watch(model, image)
+    runs = Counter(name for name, *_ in rows)
+    for name, module, _, output in rows:
+        maps = output.ndim == 4 and output[0, 0].numel() > 1 and not _pools(module)
+        if name and runs[name] == 1 and maps:
             size = tuple(output.shape[2:])
             last[size] = name
             if isinstance(module, nn.Conv2d):
@@ -132,20 +137,26 @@ def _channels(model: nn.Module, layer: str) -> int:
     return weight.shape[0]
 
 
-def _watch(model: nn.Module, image: Tensor) -> list[tuple[str, nn.Module, Tensor]]:
-    """(name, module, output) in the order in which the modules finish."""
-    rows: list[tuple[str, nn.Module, Tensor]] = []
+def repeated(model: nn.Module, image: Tensor, layers: Sequence[str]) -> list[str]:
+    """Those of the named modules that run several times in one pass, as a shared activation."""
+    runs = Counter(name for name, *_ in _watch(model, image))
+    return [name for name in layers if runs[name] > 1]
 
-    def note(name: str, module: nn.Module, output: object) -> None:
+
+def _watch(model: nn.Module, image: Tensor) -> list[tuple[str, nn.Module, object, Tensor]]:
+    """(name, module, first input, output) in the order in which the modules finish."""
+    rows: list[tuple[str, nn.Module, object, Tensor]] = []
+
+    def note(name: str, module: nn.Module, given: tuple[object, ...], output: object) -> None:
         if isinstance(output, Tensor):
-            rows.append((name, module, output))
+            rows.append((name, module, given[0] if given else None, output))
 
     handles = [
-        module.register_forward_hook(lambda m, _, output, name=name: note(name, m, output))
+        module.register_forward_hook(lambda m, given, out, name=name: note(name, m, given, out))
         for name, module in model.named_modules()
     ]
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             model(image)
     finally:
         for handle in handles:

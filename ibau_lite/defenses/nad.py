@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.fine_tuning import FineTuningConfig, fine_tuning
-from ibau_lite.defenses.layers import batch_norm_training, outputs, stages
+from ibau_lite.defenses.layers import batch_norm_training, outputs, repeated, stages
 from ibau_lite.defenses.passes import passes
 from ibau_lite.defenses.protocol import (
     Defended,
@@ -157,8 +157,11 @@ def _sgd(
 
 
 def _check_layers(model: nn.Module, layers: tuple[str, ...], image: Tensor) -> None:
-    with torch.inference_mode(), outputs(model, layers) as seen:
+    with torch.no_grad(), outputs(model, layers) as seen:
         model(image)
+    several = repeated(model, image, layers)
+    if several:
+        raise ValueError(f"layers: modules that run once in a pass are expected, not {several}")
     wrong = [name for name in layers if seen[name].ndim != 4]
     if wrong:
         raise ValueError(f"layers: outputs [N, C, H, W] are expected, but not of {wrong}")

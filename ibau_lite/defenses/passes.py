@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
-from ibau_lite.defenses.protocol import Evaluator, check_finite
+from ibau_lite.defenses.protocol import Evaluator, answers, check_finite
 from ibau_lite.training import augment, reshuffled
 
 if TYPE_CHECKING:  # the baseline is one of the passes
@@ -70,8 +70,7 @@ def passes(
         seconds += time.perf_counter() - started
         history.append({"round": epoch + 1, **means})
         check_finite(model, f"epoch {epoch + 1}", "lower lr")
-        if evaluator is not None:
-            history[-1].update(evaluator(model))
+        history[-1].update(answers(evaluator, model))
     for parameter in model.parameters():
         parameter.grad = None
     return history, seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ibau_lite.data import Labelled
+from ibau_lite.metrics import Report
 
 __all__ = [
     "Defended",
     "Defense",
     "Evaluator",
+    "answers",
     "check_finite",
     "clean_on_device",
     "configured",
@@ -29,8 +31,11 @@ __all__ = [
 Config = TypeVar("Config")
 Arguments = ParamSpec("Arguments")
 
-Evaluator = Callable[[nn.Module], dict[str, float]]
-"""Measures a model between rounds (say ACC and ASR); its answers go into the history."""
+Evaluator = Callable[[nn.Module], Mapping[str, float] | Report]
+"""Measures a model between rounds (say ACC and ASR); its answers go into the history.
+
+A `Report`, as `metrics.evaluate` gives it, becomes `accuracy` and `attack_success_rate`.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +102,17 @@ def configured(config: Config | None, kind: type[Config]) -> Config:
 def private_copy(model: nn.Module) -> nn.Module:
     """A copy of the model that a defence may change, in evaluation mode.
 
-    Parameters that require no gradient are frozen: no defence changes them. Raises `ValueError` if
-    the model has no other parameters, or one of them all is NaN or infinite.
+    Parameters that require no gradient are frozen: no defence changes them. Raises `TypeError` for
+    what is no module, or one that PyTorch cannot call with other parameters; `ValueError` if the
+    model has no parameters that are free, one of them all is NaN or infinite, or in float16, in
+    which Adam divides by zero; or if it cannot be copied.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: a torch.nn.Module is expected, got {type(model).__name__}")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise TypeError(f"model: pass {type(model).__name__}'s own network, model.module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("model: a scripted network has no Python forward; pass the original")
     parameters = dict(model.named_parameters())
     if not any(p.requires_grad for p in parameters.values()):
         raise ValueError(
@@ -109,7 +122,15 @@ def private_copy(model: nn.Module) -> nn.Module:
     broken = [name for name, p in parameters.items() if not bool(torch.isfinite(p).all())]
     if broken:
         raise ValueError(f"the model's weights are NaN or infinite in {', '.join(broken)}")
-    return copy.deepcopy(model).eval()
+    if any(p.dtype == torch.float16 for p in parameters.values()):
+        raise ValueError("the model is in float16, too coarse to be trained: pass model.float()")
+    try:
+        return copy.deepcopy(model).eval()
+    except RuntimeError as error:
+        raise ValueError(
+            f"the model cannot be copied ({error}); a tensor that a forward pass has left in an "
+            "attribute is one reason: set it to None"
+        ) from error
 
 
 def clean_on_device(model: nn.Module, clean: Labelled, *, shift: int = 0) -> Labelled:
@@ -132,7 +153,7 @@ def clean_on_device(model: nn.Module, clean: Labelled, *, shift: int = 0) -> Lab
             f"shift must be below the image size {min(clean.images.shape[2:])}, got {shift}"
         )
     moved = clean.to(next(model.parameters()).device)
-    with torch.inference_mode():
+    with torch.no_grad():
         logits = _outputs(model, moved.images[:200])
     classes = logits.shape[1]
     if int(moved.labels.max()) >= classes:
@@ -153,6 +174,24 @@ def clean_on_device(model: nn.Module, clean: Labelled, *, shift: int = 0) -> Lab
             stacklevel=4,
         )
     return moved
+
+
+def answers(evaluator: Evaluator | None, model: nn.Module) -> dict[str, float]:
+    """What the evaluator says of the model, for the history; nothing without one.
+
+    Each module is in the mode it was in when the evaluator came, whatever that did.
+    """
+    if evaluator is None:
+        return {}
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        said = evaluator(model)
+    finally:
+        for module, training in modes:
+            module.training = training
+    if isinstance(said, Report):
+        return {key: getattr(said, key) for key in ("accuracy", "attack_success_rate")}
+    return dict(said)
 
 
 def hold_out(

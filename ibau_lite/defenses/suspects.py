@@ -154,7 +154,7 @@ def _unlearning(
 
 def _check_classes(model: nn.Module, clean: Labelled, targets: Sequence[int] | None) -> None:
     dtype = next(model.parameters()).dtype
-    with torch.inference_mode():
+    with torch.no_grad():
         classes = model(clean.images[:1].to(dtype)).shape[1]
     if classes < 3:
         raise ValueError(

@@ -60,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         records = read(choice.results, cut=True)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    if not records and choice.results.stat().st_size:
+        parser.error(f"{choice.results} holds no record")
     there = {record.get("profile") for record in records}
     profile = choice.profile or next((p for p in reversed(PROFILES) if p in there), "full")
     for name in _VIEWS if "all" in choice.views else choice.views:

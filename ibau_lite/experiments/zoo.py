@@ -304,7 +304,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--results", type=Path, default=Path("results/zoo.jsonl"))
     choice = parser.parse_args(arguments)
     if choice.command == "table":
-        print(table(read(choice.results)))
+        if not choice.results.exists():
+            parser.error(f"there is no {choice.results}")
+        try:
+            print(table(read(choice.results)))
+        except (ValueError, KeyError) as error:
+            parser.error(f"{choice.results} holds no records of networks: {error}")
         return 0
     try:
         afresh = choice.afresh or choice.half

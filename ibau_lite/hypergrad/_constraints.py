@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ibau_lite.kinds import check_kinds
 from ibau_lite.replay import recording
 
 
@@ -73,6 +74,7 @@ class L2Ball:
     tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         _check_radius(self.radius)
 
     def tangent(self, delta: Tensor, gradient: Tensor) -> Tangent:
@@ -95,6 +97,7 @@ class LinfBall:
     tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         _check_radius(self.radius)
 
     def tangent(self, delta: Tensor, gradient: Tensor) -> Tangent:
@@ -117,6 +120,7 @@ class L1Ball:
     tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         _check_radius(self.radius)
 
     def tangent(self, delta: Tensor, gradient: Tensor) -> Tangent:

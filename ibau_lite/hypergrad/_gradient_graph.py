@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Parameters = dict[str, Tensor]
 """theta: name -> tensor, as ``dict(model.named_parameters())``."""
@@ -39,7 +40,8 @@ class GradientGraph:
     ) -> None:
         self.delta, self.theta = leaves(delta, theta)
         inputs = [self.delta, *self.theta.values()] if theta_gradient else [self.delta]
-        with torch.enable_grad():
+        # The fused kernels of attention have no second derivative; the plain one has.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             value = evaluate(function, self.delta, self.theta, name)
             gradients = torch.autograd.grad(
                 value, inputs, create_graph=True, materialize_grads=True

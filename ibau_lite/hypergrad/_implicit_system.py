@@ -51,6 +51,11 @@ class ImplicitSystem:
         self.sign = sign_of(sense)
         self.graph = GradientGraph(inner, delta, theta, theta_gradient=theta_gradient)
         self.tangent = INTERIOR
+        if not (constraint is None or hasattr(constraint, "tangent")):
+            raise TypeError(
+                f"constraint: L2Ball, LinfBall, L1Ball, Sphere or None of ibau_lite.hypergrad is "
+                f"expected, got {constraint!r}"
+            )
         if constraint is not None:
             self.tangent = constraint.tangent(delta.detach(), self.sign * self.graph.gradient)
         self._hessian = hessian or self.graph.hessian

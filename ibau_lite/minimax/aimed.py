@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ibau_lite.kinds import check_kinds
 from ibau_lite.minimax.ascent import Ascent, Maximum, starting_point
 from ibau_lite.minimax.ball import Ball
 from ibau_lite.minimax.risk import Risk
@@ -41,6 +42,7 @@ class Aimed:
     finals: int = 2
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if self.images < 1 or self.finals < 1:
             raise ValueError(
                 f"images and finals must be at least 1, got {self.images} and {self.finals}"

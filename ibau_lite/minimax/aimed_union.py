@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ibau_lite.kinds import check_kinds
 from ibau_lite.minimax.aimed import Toward, classes
 from ibau_lite.minimax.ascent import Ascent, Maximum, Objective, Region
 from ibau_lite.minimax.ball import Ball
@@ -66,6 +67,7 @@ class AimedUnion:
     keep_scouts: bool = False
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if self.images < 1 or self.aims < 1:
             raise ValueError(
                 f"images and aims must be at least 1, got {self.images} and {self.aims}"

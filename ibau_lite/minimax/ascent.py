@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ibau_lite.kinds import check_kinds
+
 __all__ = ["Ascent", "Maximum", "Objective", "Region", "starting_point"]
 
 
@@ -95,6 +97,7 @@ class Ascent:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if self.steps < 1 or self.starts < 1:
             raise ValueError(
                 f"steps and starts must be at least 1, got {self.steps} and {self.starts}"

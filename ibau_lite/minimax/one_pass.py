@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ibau_lite.kinds import check_kinds
 from ibau_lite.minimax.ascent import Maximum, starting_point
 from ibau_lite.minimax.ball import Ball
 from ibau_lite.minimax.risk import Risk
@@ -35,6 +36,7 @@ class OnePass:
     batch_size: int = 100
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if self.optimizer not in ("sgd", "adam"):
             raise ValueError(f"optimizer must be 'sgd' or 'adam', got {self.optimizer!r}")
         if not self.step > 0 or self.batch_size < 1:

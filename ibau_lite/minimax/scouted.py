@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ibau_lite.kinds import check_kinds
 from ibau_lite.minimax.ascent import Ascent, Maximum
 from ibau_lite.minimax.ball import Ball
 from ibau_lite.minimax.risk import Risk
@@ -35,6 +36,7 @@ class Scouted:
     parts: int = 4
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if self.parts < 1:
             raise ValueError(f"parts must be at least 1, got {self.parts}")
 

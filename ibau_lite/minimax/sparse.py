@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ibau_lite.kinds import check_kinds
+
 __all__ = ["SparseBall"]
 
 
@@ -28,6 +30,7 @@ class SparseBall:
     fraction: float = 0.03
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if not (self.radius > 0 and math.isfinite(self.radius)):
             raise ValueError(f"radius must be a positive finite number, got {self.radius!r}")
         if not 0 < self.fraction <= 1:

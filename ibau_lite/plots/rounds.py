@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from ibau_lite.metrics import Report
 from ibau_lite.plots.style import INK, SERIES, bare, blank, plain
 
 __all__ = ["delta_and_trigger", "per_round", "terms"]
@@ -23,16 +25,26 @@ _PANELS = (("accuracy", "clean accuracy (%)"), ("attack_success_rate", "attack s
 
 
 def per_round(
-    histories: Mapping[str, Sequence[History]], before: Mapping[str, float], title: str = ""
+    histories: Mapping[str, Sequence[History]],
+    before: Mapping[str, float] | Report,
+    title: str = "",
 ) -> Figure:
     """ACC and ASR after each round, one line a defence: mean over its runs, band ± one deviation.
 
     `histories` maps a label to the histories of its runs (one a seed), with fractions under
-    `accuracy` and `attack_success_rate` in each row; `before` holds the same two for round 0.
-    Raises `ValueError` for no runs, or runs of one defence that differ in length.
+    `accuracy` and `attack_success_rate` in each row; `before` holds the same two for round 0, or
+    is a `Report`. Raises `ValueError` for no runs, runs of one defence that differ in length, and
+    rows without the two.
     """
     if not any(histories.values()):
         raise ValueError("histories: at least one run is expected, got none")
+    before = asdict(before) if isinstance(before, Report) else before
+    rows = [before, *(row for runs in histories.values() for run in runs for row in run)]
+    if not all(key in row for row in rows for key, _ in _PANELS):
+        raise ValueError(
+            "histories, before: accuracy and attack_success_rate are expected in every row; give "
+            "the defence an evaluator, as lambda model: metrics.evaluate(model, test, attack)"
+        )
     figure, [panels] = blank(1, 2, 8, 3.3)
     for panel, (key, name) in zip(panels, _PANELS, strict=True):
         for number, (label, runs) in enumerate(histories.items()):

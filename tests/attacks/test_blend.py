@@ -64,7 +64,7 @@ def test_drawings_refuse_images_that_are_too_small():
         Blend()(torch.zeros(1, 3, 4, 8))
 
 
-@pytest.mark.parametrize("alpha", [0, 1, -0.2, True, float("nan")])
+@pytest.mark.parametrize("alpha", [0, 1, -0.2, float("nan")])
 def test_blend_refuses_weights_outside_0_and_1(alpha):
     with pytest.raises(ValueError, match="between 0 and 1"):
         Blend(alpha)

@@ -219,6 +219,10 @@ def test_overlapping_and_empty_attacks_are_refused():
         Attack("none", ())
     with pytest.raises(TypeError, match="both callable"):
         Attack("label", ((square, 8),))
+    with pytest.raises(TypeError, match=r"a tuple of \(trigger, relabelling\) is expected"):
+        Attack("one bracket too few", (square, AllToOne(0)))
+    with pytest.raises(TypeError, match="a Labelled is expected, as dataset.train"):
+        badnets(0).poison((torch.zeros(9, 3, 8, 8), torch.zeros(9)))
 
 
 def test_images_that_are_too_small_are_refused_before_training():

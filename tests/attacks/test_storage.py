@@ -112,8 +112,12 @@ def test_what_cannot_be_read_back_is_not_written(tmp_path: Path):
     class Mine(AllToOne):
         pass
 
+    class Red(Patch):
+        pass
+
     for attack in (
         Attack("mine", ((identity, AllToOne(0)),)),
+        Attack("mine", ((Red.square(2), AllToOne(0)),)),  # would come back as a plain Patch
         Attack("mine", ((Patch.square(2), Mine(0)),)),
     ):
         with pytest.raises(TypeError, match="cannot be saved"):

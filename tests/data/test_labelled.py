@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -37,8 +38,9 @@ def test_slices_and_masks_select_too() -> None:
 
 
 def test_a_single_position_is_refused_because_it_would_drop_the_batch() -> None:
-    with pytest.raises(TypeError, match=r"labelled\[2:3\]"):
-        some()[2]  # type: ignore[index]
+    for position in (2, np.int64(2), torch.tensor(2)):
+        with pytest.raises(TypeError, match=r"labelled\[2:3\]"):
+            some()[position]  # type: ignore[index]
 
 
 def test_to_keeps_the_values() -> None:

@@ -68,7 +68,7 @@ def test_settings_that_make_no_sense_are_refused(setting, says):
         ({"stopping": True}, "stopping is an EarlyStopping or None, got True"),
         ({"rounds": 1.5}, "rounds is a whole number, got 1.5"),
         ({"shift": None}, "shift is a whole number, got None"),
-        ({"outer_images": 40e3}, "outer_images is a whole number, got 40000.0"),
+        ({"outer_images": 40e3}, "outer_images is a whole number or None, got 40000.0"),
     ],
 )
 def test_settings_of_the_wrong_kind_are_refused(setting, says):

@@ -12,6 +12,7 @@ from ibau_lite.defenses.layers import (
     last_convolution,
     norm_after,
     outputs,
+    repeated,
     stages,
 )
 
@@ -97,3 +98,41 @@ def test_batch_statistics_inside_and_running_ones_outside(record):
     with batch_norm_training(network, images[:1]):
         assert torch.equal(network(images[:1]), network(images[:1]))
         assert not network[1].training
+
+
+class Student(nn.Module):
+    """One ReLU for all, as many write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 3, 2, 1)
+        self.relu, self.head = nn.ReLU(), nn.Linear(6 * 64, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.relu(self.b(self.relu(self.a(x)))).flatten(1))
+
+
+def test_a_module_that_runs_several_times_is_no_stage():
+    assert stages(Student(), IMAGE, 3) == ("a", "b")
+    assert repeated(Student(), IMAGE, ["relu", "b"]) == ["relu"]
+
+
+def test_a_normalisation_of_something_else_is_not_the_convolutions():
+    class Other(nn.Module):
+        def __init__(self, norm: nn.Module, how: str) -> None:
+            super().__init__()
+            self.conv, self.norm, self.how = nn.Conv2d(3, 16, 3, padding=1), norm, how
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            z = self.conv(x)
+            if self.how == "sum":  # of a network that normalises before each convolution
+                return self.norm(z + 1).mean((2, 3))
+            if self.how == "last":  # channels last
+                return self.norm(z.permute(0, 2, 3, 1)).mean((1, 2))
+            return self.norm(z).mean((2, 3))
+
+    assert norm_after(Other(nn.BatchNorm2d(16), "plain").eval(), IMAGE, "conv") == "norm"
+    assert norm_after(Other(nn.GroupNorm(4, 16), "plain"), IMAGE, "conv") == "norm"
+    assert norm_after(Other(nn.BatchNorm2d(16), "sum").eval(), IMAGE, "conv") is None
+    assert norm_after(Other(nn.LayerNorm(16), "last"), IMAGE, "conv") is None
+    assert norm_after(Other(nn.LayerNorm(16), "plain"), IMAGE, "conv") is None  # over a row

@@ -108,3 +108,17 @@ def test_it_finds_its_layers_or_is_told(model, clean):
 def test_settings_that_make_no_sense_are_refused(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         NADConfig(**setting)
+
+
+def test_a_layer_that_runs_twice_is_refused_by_name(model, clean):
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network, self.relu = model, torch.nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(self.network(self.relu(x)))
+
+    config = NADConfig(epochs=1, batch_size=8, layers=("relu",), betas=(1.0,), teacher=TEACHER)
+    with pytest.raises(ValueError, match=r"run once in a pass are expected, not \['relu'\]"):
+        nad(Twice(), clean, config=config)

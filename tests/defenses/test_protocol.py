@@ -26,6 +26,7 @@ from ibau_lite.defenses import (
     SAUConfig,
     TaborConfig,
 )
+from ibau_lite.metrics import Report
 from ibau_lite.minimax import AimedUnion, Ascent, Ball
 from ibau_lite.testing import CLASSES, DEFENSE_CHECKS, Subject, tiny_images
 
@@ -198,3 +199,56 @@ def test_labels_that_the_model_does_not_know(name, model):
     wrong = Labelled(clean.images, (clean.labels + 1) % CLASSES)
     with pytest.warns(UserWarning, match="which is chance"):
         defense(name)(model, wrong, config=CONFIGS[name])
+
+
+@ALL
+def test_a_model_that_no_defence_can_take(name, model, clean):
+    run = functools.partial(defense(name), clean=clean, config=CONFIGS[name])
+    with pytest.raises(TypeError, match=r"torch.nn.Module is expected, got dict"):
+        run(model.state_dict())
+    with pytest.raises(TypeError, match=r"DataParallel's own network, model.module"):
+        run(nn.DataParallel(model))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(model, clean.images[:1])
+    with pytest.raises(TypeError, match="no Python forward"):
+        run(traced)
+    with pytest.raises(ValueError, match=r"float16.*model.float\(\)"):
+        run(model.half())
+
+
+class Keeping(nn.Module):
+    """What a forward pass makes stays in an attribute: a mask at first use, the last features."""
+
+    def __init__(self, network: nn.Module, features: bool) -> None:
+        super().__init__()
+        self.network, self.features, self.kept = network, features, None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.features:
+            self.kept = self.network[:4](x)
+        elif self.kept is None:
+            self.kept = torch.ones(x.shape[2:])
+        return self.network(x if self.features else x * self.kept)
+
+
+@ALL
+def test_a_mask_made_at_first_use_can_be_trained_with(name, model, clean):
+    result = defense(name)(Keeping(model, False).eval(), clean, config=CONFIGS[name]).model
+    result(clean.images).sum().backward()
+
+
+def test_features_left_by_a_training_pass_are_named(model, clean):
+    keeping = Keeping(model, True)
+    keeping(clean.images).sum().backward()
+    with pytest.raises(ValueError, match="cannot be copied.*set it to None"):
+        defense("fine_tuning")(keeping, clean, config=TUNING)
+
+
+def test_an_evaluator_may_give_a_report(model, clean):
+    def evaluator(network):
+        return Report(0.75, 0.25, 4, 4)
+
+    result = defense("fine_tuning")(model, clean, config=TUNING, evaluator=evaluator)
+    row = result.history[0]
+    assert (row["accuracy"], row["attack_success_rate"]) == (0.75, 0.25)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -265,5 +266,10 @@ def test_every_view_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "| cifar10 trojan_wm, 0.5 % poisoned | I-BAU | 2 |" in out
     assert "| cifar10 trojan_wm, 100 clean | fine-tuning | 2 |" in out
     assert "hardware: abacus (1 threads, 1 cells at a time)" in out
+    (tmp_path / "pictures").write_bytes(b"\x00\x01")
+    for wrong in (["table9"], ["table1", "--results", str(tmp_path / "pictures")]):
+        with pytest.raises(SystemExit), pytest.warns() if wrong[1:] else nullcontext():
+            command_line.main(["tables", *wrong])
+    assert "holds no record" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         command_line.main(["tables", "table9"])

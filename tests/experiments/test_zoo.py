@@ -247,4 +247,18 @@ def test_what_is_not_there_is_refused_before_anything_is_trained(
 
 def test_commands_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main([]) == command_line.main(["circus"]) == 2
-    assert "usage: python -m ibau_lite {zoo," in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert not said.out and said.err.startswith("usage: python -m ibau_lite COMMAND")
+    assert command_line.main(["--help"]) == command_line.main(["-h"]) == 0
+    assert capsys.readouterr().out.count("reproduce  run the cells") == 2
+
+
+def test_a_table_of_something_else_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other").write_text('{"a": 1}\n')
+    (tmp_path / "picture").write_bytes(b"\x00")
+    for name, says in (("none", "there is no "), ("other", "holds no"), ("picture", "holds no")):
+        with pytest.raises(SystemExit):
+            command_line.main(["zoo", "table", "--results", str(tmp_path / name)])
+        assert says in capsys.readouterr().err

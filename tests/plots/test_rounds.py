@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ibau_lite.metrics import Report
 from ibau_lite.plots import delta_and_trigger, per_round, terms
 
 BEFORE = {"accuracy": 0.9, "attack_success_rate": 1.0}
@@ -74,3 +75,10 @@ def test_a_zero_delta_and_one_channel_can_be_drawn() -> None:
 def test_other_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="one shape"):
         delta_and_trigger({"δ": torch.zeros(3, 4, 4)}, torch.zeros(3, 5, 5))
+
+
+def test_a_report_stands_for_round_0_and_rows_without_rates_are_named() -> None:
+    from_report = per_round({"naive": [run(0.4)]}, Report(0.9, 1.0, 1, 1))
+    assert list(from_report.axes[1].lines[0].get_ydata()) == pytest.approx([100, 40])
+    with pytest.raises(ValueError, match="give the defence an evaluator"):
+        per_round({"naive": [[{"round": 1, "loss": 0.1}]]}, BEFORE)

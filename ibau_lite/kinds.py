@@ -1,0 +1,37 @@
+"""Settings of the wrong kind, named at the door: lr="1e-3" is no number, epochs=1.5 no count."""
+
+from __future__ import annotations
+
+import dataclasses
+from numbers import Integral, Real
+from typing import Any
+
+__all__ = ["check_kinds"]
+
+_KINDS: dict[str, tuple[type, str]] = {
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "bool": (bool, "True or False"),
+    "str": (str, "a string"),
+    "None": (type(None), "None"),
+}
+
+
+def check_kinds(settings: Any) -> None:
+    """Raise `TypeError` for a field of a dataclass that holds something else than it is declared.
+
+    Looked at are fields declared as int, float, bool, str, or one of these or None, in a module
+    with `from __future__ import annotations`. A whole number is a number, too; True is neither.
+    """
+    for each in dataclasses.fields(settings):
+        declared = str(each.type).split(" | ")
+        value = getattr(settings, each.name)
+        if not _KINDS.keys() >= set(declared):
+            continue
+        if isinstance(value, bool):
+            fits = "bool" in declared
+        else:
+            fits = isinstance(value, tuple(_KINDS[name][0] for name in declared))
+        if not fits:
+            wanted = " or ".join(_KINDS[name][1] for name in declared)
+            raise TypeError(f"{each.name} is {wanted}, got {value!r}")

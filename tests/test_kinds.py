@@ -1,0 +1,76 @@
+"""Settings of the wrong kind are named; whatever fits passes, NumPy's numbers too."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from ibau_lite import hypergrad
+from ibau_lite.attacks import Blend
+from ibau_lite.defenses import ANPConfig, EarlyStopping, FineTuningConfig, IBAUConfig, NADConfig
+from ibau_lite.kinds import check_kinds
+from ibau_lite.minimax import Ascent, Ball
+from ibau_lite.training import Recipe
+
+
+@dataclass(frozen=True)
+class Some:
+    count: int = 1
+    rate: float = 0.5
+    many: int | None = None
+    name: str = ""
+    really: bool = False
+    other: tuple[int, ...] = ()  # of no kind that is looked at
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
+
+
+def test_what_fits_passes() -> None:
+    Some(2, 1, 3, "a", True, (1,))
+    Some(np.int64(2), np.float32(0.5), np.int32(1))  # type: ignore[arg-type]
+    Some(rate=math.nan, other="?")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("count", 1.5, "count is a whole number, got 1.5"),
+        ("count", True, "count is a whole number, got True"),
+        ("count", None, "count is a whole number, got None"),
+        ("rate", "1e-3", "rate is a number, got '1e-3'"),
+        ("many", "2", "many is a whole number or None, got '2'"),
+        ("name", 3, "name is a string, got 3"),
+        ("really", "yes", "really is True or False, got 'yes'"),
+        ("really", 1, "really is True or False, got 1"),
+    ],
+)
+def test_what_does_not_is_named(field: str, value: object, says: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        Some(**{field: value})  # type: ignore[arg-type]
+    assert str(caught.value) == says
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: IBAUConfig(lr="1e-3"), "lr is a number"),
+        (lambda: IBAUConfig(clamp="yes"), "clamp is True or False"),
+        (lambda: FineTuningConfig(epochs=1.5), "epochs is a whole number"),
+        (lambda: NADConfig(momentum="0.9"), "momentum is a number"),
+        (lambda: ANPConfig(threshold="a"), "threshold is a number"),
+        (lambda: EarlyStopping(patience=1.5), "patience is a whole number"),
+        (lambda: Recipe(epochs="3"), "epochs is a whole number"),
+        (lambda: Ball("4"), "radius is a number"),
+        (lambda: hypergrad.L2Ball("4"), "radius is a number"),
+        (lambda: Ascent(2.5), "steps is a whole number"),
+        (lambda: Blend("x"), "alpha is a number"),
+        (lambda: Blend(True), "alpha is a number"),
+    ],
+)
+def test_settings_of_the_library_are_looked_at(build, says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        build()
