@@ -9,7 +9,6 @@ import math
 import statistics
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ibau_lite.data import Labelled
+from ibau_lite.modes import evaluation_mode
 
 __all__ = [
     "Attacker",
@@ -178,18 +178,6 @@ def _check(labelled: Labelled) -> None:
         raise TypeError(f"labelled: a Labelled is expected, as dataset.test, got {type(labelled)}")
 
 
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Keep evaluation mode inside; outside, each submodule's own flag (some may be frozen)."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
-
-
 def _logits(model: nn.Module, images: Tensor, batch_size: int) -> Iterator[Tensor]:
     """Logits [B, K] on the CPU, a batch at a time."""
     if batch_size < 1:
@@ -198,7 +186,7 @@ def _logits(model: nn.Module, images: Tensor, batch_size: int) -> Iterator[Tenso
     tensor = next(own, images)  # its dtype and device are the model's
     for start in range(0, len(images), batch_size):
         # The mode is set a batch at a time: a generator may be left half-way.
-        with _evaluation_mode(model), torch.no_grad():
+        with evaluation_mode(model), torch.no_grad():
             batch = images[start : start + batch_size]
             logits = model(batch.to(tensor))
         if not isinstance(logits, Tensor):

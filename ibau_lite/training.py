@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ibau_lite.kinds import check_kinds
+from ibau_lite.modes import evaluation_mode
 
 __all__ = ["AfterAugment", "Recipe", "augment", "fit", "reshuffled"]
 
@@ -34,6 +35,8 @@ _COMPILE_PAYS_FROM = 400_000
 class Recipe:
     """How to train: every number that `fit` uses.
 
+    `momentum` is Nesterov's; the one-cycle schedule lowers it by 0.1 while `lr` rises, from 0.05
+    above the stated value to 0.05 below, and raises it again.
     `lr` is the peak of the one-cycle schedule, reached after `warmup` (a fraction of all steps).
     `flip` mirrors images left-right with probability ½ (never for signs or digits); `shift` moves
     them by up to that many pixels, reflecting the border. `precision` is "float32", "bfloat16"
@@ -131,10 +134,8 @@ def _check(images: Tensor, labels: Tensor, shift: int) -> None:
 
 def _check_labels(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     """One look at the logits, before hours are spent on labels that the model cannot give."""
-    training = model.training
-    with torch.no_grad():
-        logits = model.eval()(images[:1].to(next(model.parameters())))
-    model.train(training)
+    with evaluation_mode(model), torch.no_grad():
+        logits = model(images[:1].to(next(model.parameters())))
     if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
         raise ValueError(
             f"labels must be classes 0 to {logits.shape[1] - 1} of the model, "
@@ -179,7 +180,9 @@ def fit(
         images, labels: float32 [N, C, H, W] in [0, 1] and int64 [N], on any device.
         recipe: every setting.
         seed: order of the images, augmentation and dropout; on a CPU in float32 the same seed
-            gives the same bits (for one recipe and one number of threads).
+            gives the same bits (for one recipe and one number of threads). The first epoch follows
+            the permutation from which `Attack.poison` of the same seed draws: with equal seeds its
+            poisoned images come first.
         after_augment: called as `after_augment(batch, index)` after flip and shift, with the
             positions of the batch in `images`: an attacker stamps triggers here, so that a trigger
             is never mirrored or moved with the image below it.
@@ -259,8 +262,17 @@ def _optimizer(
         nesterov=recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
     )
+    total, rise = steps + 1, recipe.warmup
+    if rise * total == 1:  # a rise of no step, by which OneCycleLR would divide
+        rise += 1e-9
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.lr, total_steps=steps + 1, pct_start=recipe.warmup
+        optimizer,
+        recipe.lr,
+        total_steps=total,
+        pct_start=rise,
+        cycle_momentum=recipe.momentum > 0,
+        base_momentum=max(0.0, round(recipe.momentum - 0.05, 10)),
+        max_momentum=min(0.999, round(recipe.momentum + 0.05, 10)),
     )
     return optimizer, schedule
 
@@ -270,7 +282,8 @@ def _dropout_seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Dropout draws from the global generators: seed them inside, put the caller's state back."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         if device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         torch.default_generator.manual_seed(seed)
         yield
 

@@ -146,3 +146,11 @@ def test_sets_that_make_no_sense_are_refused():
             Window(*place)
     with pytest.raises(ValueError, match="'l2', got 'linf'"):
         Within(Ball(1.0, "linf"), Blocks(2))
+
+
+@pytest.mark.parametrize("far", [1e8, 1e30])
+def test_from_far_away_the_sparse_projection_is_still_the_nearest_point(far):
+    ball = SparseBall(1.0)
+    torch.testing.assert_close(ball.project(torch.tensor([far, 1, 1])), torch.tensor([1.0, 0, 0]))
+    both = ball.project(torch.tensor([far, -far, 3]))
+    torch.testing.assert_close(both, torch.tensor([0.5, -0.5, 0]))

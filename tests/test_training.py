@@ -12,7 +12,7 @@ from ibau_lite import models
 from ibau_lite.attacks import badnets
 from ibau_lite.data import Labelled
 from ibau_lite.metrics import evaluate
-from ibau_lite.training import Recipe, augment, fit, reshuffled
+from ibau_lite.training import Recipe, _optimizer, augment, fit, reshuffled
 
 CLASSES = 4
 
@@ -265,3 +265,34 @@ def test_float64_and_lazy_networks_are_trained():
     lazy = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4))
     fit(lazy, data.images, data.labels, recipe)  # its weights are made by the first look at logits
     assert all(not p.is_inference() for p in lazy.parameters())
+
+
+def test_momentum_is_the_one_that_is_stated():
+    """At 0.9 the schedule's own: from 0.95 down to 0.85 and up again; at 0 there is none."""
+    data, ends = bright_bands(), {}
+    for momentum in (0.0, 0.5, 0.9):
+        network = models.small_cnn(4, width=4)
+        recipe = Recipe(epochs=1, batch_size=32, momentum=momentum)
+        fit(network, data.images, data.labels, recipe)
+        ends[momentum] = weights(network)
+    assert not same(ends[0.5], ends[0.9]) and not same(ends[0.0], ends[0.5])
+    network = models.small_cnn(4, width=4)
+    (group,) = _optimizer(network, Recipe(), 10)[0].param_groups
+    assert (group["max_momentum"], group["base_momentum"]) == (0.95, 0.85)
+    (group,) = _optimizer(network, Recipe(momentum=0.0), 10)[0].param_groups
+    assert group["momentum"] == 0 and not group["nesterov"]
+
+
+@pytest.mark.parametrize(("count", "warmup"), [(32, 0.5), (96, 0.25), (128, 0.2)])
+def test_a_rise_shorter_than_a_step_is_no_division_by_zero(count, warmup):
+    data = bright_bands(count)
+    recipe = Recipe(epochs=1, batch_size=32, warmup=warmup)
+    fit(models.small_cnn(4, width=4), data.images, data.labels, recipe)
+
+
+def test_a_refusal_leaves_the_modes_as_they_were():
+    data, network = bright_bands(), models.small_cnn(2, width=4).train()
+    network[1].eval()
+    with pytest.raises(ValueError, match="classes 0 to 1"):
+        fit(network, data.images, data.labels)
+    assert network.training and not network[1].training

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ibau_lite.modes import evaluation_mode
+
 
 @dataclass(frozen=True, eq=False)
 class Neurons:
@@ -74,10 +76,5 @@ def _norm_after(network: nn.Module, layer: nn.Module) -> nn.BatchNorm2d | None:
 @contextmanager
 def still(network: nn.Module) -> Iterator[torch.device]:
     """Evaluation mode inside, each submodule's own flag outside; gives the network's device."""
-    flags = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
+    with evaluation_mode(network):
         yield next(network.parameters()).device
-    finally:
-        for module, training in flags:
-            module.training = training

@@ -360,6 +360,6 @@ def _told(
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     told = {"algorithm": algorithm, **settings, "seed": seed, "network": digest.hexdigest()[:16]}
     if images is not None:
-        pixels = images[:, :, ::4, ::4].detach().cpu().contiguous().numpy()
+        pixels = images.detach().cpu().contiguous().numpy()
         told["images"] = f"{len(images)}, {hashlib.sha256(pixels.tobytes()).hexdigest()[:16]}"
     return json.dumps(told)

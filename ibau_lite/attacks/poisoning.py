@@ -212,6 +212,9 @@ class Attack:
     def poison(self, train: Labelled, rate: float = 0.2, seed: int = 0) -> Poisoned:
         """Draw the images to poison and relabel them; who is drawn depends on `seed` alone.
 
+        (Give `training.fit` another seed to have poison in every batch of the first epoch, too: it
+        begins with the permutation that is drawn from here.)
+
         Of N training images round(`rate` · N) are poisoned: the rate is a fraction of ALL images,
         but only images that the relabelling changes are drawn (for one target: the non-target
         ones). With several pairs `rate` is their total, a choice of ours: the drawn images are

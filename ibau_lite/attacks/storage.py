@@ -81,6 +81,13 @@ def load(path: str | os.PathLike[str]) -> Attack:
         raise ValueError(
             f"{path}: a whole file of attacks.save is expected ({error}); write it again"
         ) from error
+    try:
+        return _built(data, tensors)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: the description of an attack is expected ({error})") from error
+
+
+def _built(data: dict[str, Any], tensors: dict[str, Tensor]) -> Attack:
     triggers = []
     for number, entry in enumerate((*data["pairs"], *data["covers"])):
         prefix = f"{number}."

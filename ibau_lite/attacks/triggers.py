@@ -190,6 +190,7 @@ def _span(positions: set[int]) -> str:
 def _indices(
     patch: Patch, channels: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, columns = torch.tensor(patch.cells, device=device).T
-    values = torch.tensor(patch.values, device=device, dtype=dtype).T  # [1 or C, 1 or n]
-    return rows, columns, values.expand(channels, len(patch.cells))
+    with torch.inference_mode(False):  # what is kept may be used where gradients are taken
+        rows, columns = torch.tensor(patch.cells, device=device).T
+        values = torch.tensor(patch.values, device=device, dtype=dtype).T  # [1 or C, 1 or n]
+        return rows, columns, values.expand(channels, len(patch.cells))

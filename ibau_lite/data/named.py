@@ -37,7 +37,8 @@ def load(
     `train` is the official training half. The official test half is shuffled with `seed` and cut
     into `clean` (the defender's), `validation` and `test`; the four arguments of these names set
     other sizes: a random subset, or for "signs" as many as are asked for. The images themselves do
-    not depend on `seed`.
+    not depend on `seed`. Parts of two calls that differ in size or seed are not disjoint: for a
+    smaller clean set beside the same test images take `dataset.clean[:n]`.
 
     "cifar10" and "gtsrb" are read from <name>.npz in `root`, or if that is not given in
     `$IBAU_DATA` or the cache folder (`$IBAU_CACHE`, else ~/.cache/ibau_lite). If there is none,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ibau_lite.data import Labelled
 from ibau_lite.metrics import Report
+from ibau_lite.modes import kept_modes
 
 __all__ = [
     "Defended",
@@ -183,12 +184,8 @@ def answers(evaluator: Evaluator | None, model: nn.Module) -> dict[str, float]:
     """
     if evaluator is None:
         return {}
-    modes = [(module, module.training) for module in model.modules()]
-    try:
+    with kept_modes(model):
         said = evaluator(model)
-    finally:
-        for module, training in modes:
-            module.training = training
     if isinstance(said, Report):
         return {key: getattr(said, key) for key in ("accuracy", "attack_success_rate")}
     return dict(said)

@@ -44,6 +44,12 @@ class SparseBall:
         """The nearest point of the ball, arg min_{‖z‖₁ ≤ C} ‖z − δ‖₂: every entry shrinks alike."""
         if bool(self.length(delta) <= self.radius):
             return delta
+        # In float32 an entry beyond 2²⁴ radii swallows the others: come nearer first. An entry that
+        # is more than the radius below the largest ends at zero either way.
+        largest = delta.abs().amax()
+        if bool(largest > 1e6 * self.radius):
+            floor = (delta.abs() - largest + 4 * self.radius).clamp_min(0)
+            delta = delta.sign() * floor
         sizes = delta.abs().flatten().sort(descending=True).values
         shrunk = (sizes.cumsum(0) - self.radius) / torch.arange(
             1, len(sizes) + 1, device=delta.device, dtype=delta.dtype

