@@ -46,6 +46,8 @@ def victim(
     """Train `build(seed=seed)` on the poisoned training set, or load it if it was trained before.
 
     Several recipes are followed one after the other, the k-th (from 0) with the seed `seed` + k.
+    Poison and order are drawn from one seed, so that the first epoch begins with the poisoned
+    images (see `training.fit`); all later ones mix them.
     With `start` the training goes on from that network's weights. The file's name is a hash of
     everything that the result depends on: the training images, the data's source, the attack, rate,
     seed, network, recipes and start; `seconds` are those of these recipes alone. `folder` is
