@@ -32,7 +32,10 @@ def matrix(compared: Sequence[Comparison]) -> str:
 def matrix_rows(compared: Sequence[Comparison]) -> list[list[str]]:
     """The lines of `matrix`, its head first, without the rule under it."""
     cases = list(dict.fromkeys(each.case for each in compared))
-    rows = [["defence", "n", *map(named, cases)]]
+    names = [named(case) for case in cases]
+    if len({case.data for case in cases}) == 1:  # then it need not be said of each
+        names = [name.split(" ", 1)[1] for name in names]
+    rows = [["defence", "n", *names]]
     rows.append(["no defence", "", *(undefended(compared, case) for case in cases)])
     for label in dict.fromkeys(each.label for each in compared):
         here = {each.case: each for each in compared if each.label == label}
@@ -79,7 +82,7 @@ def _acc_asr(each: Comparison | None) -> str:
     if each.n:
         ours = f"{100 * each.accuracy.mean:.1f} / {100 * each.attack_success_rate.mean:.1f}"
         part = "" if each.missed == each.n else f"{each.missed}/{each.n}"
-        ours += f" ×{part}" if each.missed else ""
+        ours += f"<br>×{part}" if each.missed else ""
     return _beside(ours, each.talk)
 
 

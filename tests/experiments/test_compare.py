@@ -103,9 +103,9 @@ def test_what_found_no_trigger_is_marked() -> None:
     cells = plan(["table1"], "cpu", only=["nc"], attacks=["badnets"], seeds=2)
     done = [record(cell, 0.0, 0.98, found=False) for cell in cells]
     assert "98.0 ± 0.0 % ×" in compare.markdown(compare.compare(done, "table1", "cpu"))
-    assert "| 85.0 / 98.0 ×<br>" in layout.matrix(compare.compare(done, "table1", "cpu"))
+    assert "| 85.0 / 98.0<br>×<br>(" in layout.matrix(compare.compare(done, "table1", "cpu"))
     done[1]["found"] = True
-    assert "| 85.0 / 98.0 ×1/2<br>" in layout.matrix(compare.compare(done, "table1", "cpu"))
+    assert "| 85.0 / 98.0<br>×1/2<br>(" in layout.matrix(compare.compare(done, "table1", "cpu"))
     assert "98.0 ± 0.0 % (× in 1)" in compare.markdown(compare.compare(done, "table1", "cpu"))
     assert "not run" in compare.markdown(compare.compare([], "table1", "cpu"), missing=True)
     assert "× | × |" in compare.markdown(compare.compare([], "table4", "cpu"), missing=True)
@@ -116,7 +116,7 @@ def test_the_matrix_has_a_line_a_defence_and_a_column_a_row_of_the_talk() -> Non
         ["table4"], ["ft"], 0.0, 0.9, seeds=1
     )
     head, _, *lines = layout.matrix(compare.compare(done, "table4", "cpu")).splitlines()
-    rates = "cifar10 trojan_wm, 5 % poisoned | cifar10 trojan_wm, 0.5 % poisoned"
+    rates = "trojan_wm, 5 % poisoned | trojan_wm, 0.5 % poisoned"
     assert head == f"| defence | n | {rates} |"
     labels = [CONTENDERS[name][0] for name in contestants("table4", "cifar10")]
     assert [line.split(" | ")[0] for line in lines] == [f"| {x}" for x in ("no defence", *labels)]

@@ -87,7 +87,7 @@ def test_costs_have_a_line_a_defence_and_start_with_the_network() -> None:
         record(anp, 0, 0.5, seconds=33.0, hardware=loom),
     ]
     text = evidence.costs(of_cells(done, [nad, blend, first, second, anp]))
-    assert text.splitlines()[0] == "| defence | n | gtsrb badnets | gtsrb blend | s (abacus) |"
+    assert text.splitlines()[0] == "| defence | n | badnets | blend | s (abacus) |"
     assert text.splitlines()[2:] == [
         "| no defence |  | 85.0 / 99.0<br>(97.7 / 99.2) | 85.0 / 99.0<br>(97.4 / 99.9) |  |",
         "| NAD | 1 | 75.0 / 20.0<br>(15.2 / 9.1) | 65.0 / 10.0<br>(47.7 / 18.5) | 10.1 |",
