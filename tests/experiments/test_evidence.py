@@ -91,7 +91,7 @@ def test_costs_have_a_line_a_defence_and_start_with_the_network() -> None:
     assert text.splitlines()[2:] == [
         "| no defence |  | 85.0 / 99.0<br>(97.7 / 99.2) | 85.0 / 99.0<br>(97.4 / 99.9) |  |",
         "| NAD | 1 | 75.0 / 20.0<br>(15.2 / 9.1) | 65.0 / 10.0<br>(47.7 / 18.5) | 10.1 |",
-        "| TABOR | 2 | 85.0 / 50.0 ×<br>(99.0 / 4.2) |  | 10.0 |",
+        "| TABOR | 2 | 85.0 / 50.0<br>×<br>(99.0 / 4.2) |  | 10.0 |",
         "| ANP | 1 | 85.0 / 50.0 |  | 33.0 (loom) |",
     ]
 
