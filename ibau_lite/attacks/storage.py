@@ -46,7 +46,7 @@ def save(attack: Attack, path: str | os.PathLike[str]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     for number, (trigger, _) in enumerate((*attack.pairs, *attack.covers)):
-        parts = trigger.tensors() if hasattr(trigger, "tensors") else {}
+        parts = _numbers(trigger)
         tensors |= {f"{number}.{name}": value.contiguous() for name, value in parts.items()}
     data = {
         "name": attack.name,
@@ -100,6 +100,11 @@ def _built(data: dict[str, Any], tensors: dict[str, Tensor]) -> Attack:
     return (Control if data["control"] else Attack)(data["name"], pairs, covers)
 
 
+def _numbers(trigger: Trigger) -> dict[str, Tensor]:
+    numbers: dict[str, Tensor] = trigger.tensors() if hasattr(trigger, "tensors") else {}
+    return numbers
+
+
 def _trigger_data(trigger: Trigger) -> dict[str, Any]:
     data = trigger.to_dict() if hasattr(trigger, "to_dict") else {}
     if data.get("kind") not in TRIGGERS:
@@ -107,8 +112,7 @@ def _trigger_data(trigger: Trigger) -> dict[str, Any]:
             f"{trigger!r} cannot be saved: a to_dict() with a kind among {', '.join(TRIGGERS)} is "
             "expected (add yours to attacks.storage.TRIGGERS)"
         )
-    tensors = trigger.tensors() if hasattr(trigger, "tensors") else {}
-    if type(_trigger(data, tensors)) is not type(trigger):
+    if type(_trigger(data, _numbers(trigger))) is not type(trigger):
         raise TypeError(
             f"{trigger!r} cannot be saved: a subclass needs a kind of its own in to_dict() and in "
             "attacks.storage.TRIGGERS"

@@ -14,11 +14,6 @@ from numpy.typing import NDArray
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
-_UNREADABLE = (
-    *(zipfile.BadZipFile, zlib.error, EOFError, MemoryError, ValueError),
-    RuntimeError,  # a member is encrypted
-    NotImplementedError,  # or packed in a way that Python does not know
-)
 _MOST_BYTES = 8 * 2**30  # refuse to unpack more: a small file can claim to be a huge one
 
 
@@ -38,7 +33,15 @@ def read(path: Path) -> dict[str, NDArray[np.generic]]:
             raise ValueError(f"it would unpack to {size / 2**30:.1f} GiB")
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except _UNREADABLE as error:
+    # RuntimeError: a member is encrypted, or packed in a way that Python does not know.
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        MemoryError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         raise ValueError(
             f"{path} is not a usable .npz archive (truncated, damaged, or with Python objects, "
             f"which are refused): {error}"

@@ -206,8 +206,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             attacks=_split(choice.attacks),
             data=_split(choice.data),
         )
-        if choice.jobs is not None and choice.jobs < 1:
-            parser.error(f"jobs: at least 1 is expected, got {choice.jobs}")
         jobs = choice.jobs if choice.jobs is not None else 0 if choice.scheduler else 1
         if choice.list or choice.dry_run:
             _tell(cells, Claims(choice.results, retry=choice.retry), choice.list, max(1, jobs))

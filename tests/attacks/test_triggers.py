@@ -150,3 +150,12 @@ def test_squares_masks_and_records_that_make_no_sense_are_refused():
         Patch.from_mask(torch.zeros(4, 4), torch.ones(3, 4, 4))
     with pytest.raises(ValueError, match="kind='patch'"):
         Patch.from_dict({"kind": "blend"})
+
+
+def test_a_patch_that_was_first_used_in_inference_mode_passes_gradients_on():
+    patch = Patch.square(3, value=0.123)  # of no other test: what is made at first use is kept
+    with torch.inference_mode():
+        patch(torch.rand(2, 3, 9, 9))
+    images = torch.rand(2, 3, 9, 9, requires_grad=True)
+    patch(images).sum().backward()
+    assert images.grad is not None and images.grad.sum() == 2 * 3 * (81 - 9)

@@ -215,7 +215,6 @@ def test_list_and_dry_run_tell_without_running(
         (["table1", "--data", "cifar10"], "data: among signs"),
         (["table1", "--seeds", "0"], "at least 1 is expected, got 0"),
         (["table1", "--jobs", "0"], "jobs: at least 1 is expected, got 0"),
-        (["table1", "--jobs", "-1", "--dry-run"], "jobs: at least 1 is expected, got -1"),
         (["table1", "--only", ""], "defence: among ibau, "),
         (["table1", "--gpus"], "gpus: is for a Dask cluster"),
     ],
