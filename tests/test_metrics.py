@@ -242,8 +242,8 @@ def test_looking_leaves_tensors_that_can_be_trained_with():
 
         def forward(self, x):
             if self.mask is None:
-                self.mask = torch.ones(3)
-            return self.head(x.mean((2, 3)) * self.mask)
+                self.mask = torch.ones(2)
+            return self.head(x.mean((2, 3))) * self.mask
 
     model, images = Cached(), torch.rand(4, 3, 8, 8)
     accuracy(model, Labelled(images, torch.zeros(4, dtype=torch.int64)))

@@ -228,8 +228,8 @@ class Keeping(nn.Module):
         if self.features:
             self.kept = self.network[:4](x)
         elif self.kept is None:
-            self.kept = torch.ones(x.shape[2:])
-        return self.network(x if self.features else x * self.kept)
+            self.kept = torch.ones(CLASSES)
+        return self.network(x) * (1 if self.features else self.kept)
 
 
 @ALL
