@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ibau_lite.streams import derived_seed
+
 __all__ = ["ResNet", "SmallVGG", "mlp", "resnet18", "small_cnn", "small_vgg"]
 
 
@@ -101,7 +103,7 @@ def _seeded(seed: int, build: Any, *args: Any) -> nn.Module:
     """Build a module with initial weights drawn from `seed`, the global state untouched."""
     # Modules are built on the CPU: only its generator is seeded, and only its state put back.
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(derived_seed(seed, "weights"))
         return build(*args)
 
 

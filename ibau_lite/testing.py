@@ -125,7 +125,7 @@ def tiny_network() -> nn.Module:
 @functools.lru_cache(maxsize=1)
 def _trained() -> nn.Module:
     model, data = models.small_cnn(CLASSES, width=4), tiny_images(128, seed=1)
-    fit(model, data.images, data.labels, Recipe(epochs=3, batch_size=16, lr=0.05))
+    fit(model, data, Recipe(epochs=3, batch_size=16, lr=0.05))
     return model.eval()
 
 

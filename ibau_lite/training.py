@@ -2,30 +2,53 @@
 
 SGD with Nesterov momentum and a one-cycle learning rate over tensors that lie in memory; random
 shifts and flips are drawn a batch at a time, on the device, so no worker process is needed.
-The loop knows nothing of triggers: whoever stamps images passes `after_augment`.
+The loop knows nothing of triggers: a training set with a method `stamp`, as a poisoned one,
+stamps each batch after its augmentation, so that a trigger is never mirrored or moved with the
+image below it.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ibau_lite.data import Labelled
 from ibau_lite.kinds import check_kinds
 from ibau_lite.modes import evaluation_mode
+from ibau_lite.streams import VERSION, derived_seed, stream
 
-__all__ = ["AfterAugment", "Recipe", "augment", "fit", "reshuffled"]
+__all__ = ["Recipe", "Stamped", "augment", "fit", "reshuffled"]
 
-AfterAugment = Callable[[Tensor, Tensor], Tensor]
-"""`(images [B, C, H, W], index [B]) -> images`, applied to a batch after its augmentation."""
+
+class Stamped(Protocol):
+    """A training set whose batches are changed after their augmentation, as `attacks.Poisoned`."""
+
+    @property
+    def base(self) -> Tensor:
+        """The images before stamping, float32 [N, C, H, W] in [0, 1]."""
+        ...
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels to learn, int64 [N]."""
+        ...
+
+    def stamp(self, images: Tensor, index: Tensor) -> Tensor:
+        """Change a batch [B, C, H, W] of augmented images at the positions `index` [B]."""
+        ...
+
 
 _COMPILE_PAYS_FROM = 400_000
 """Image passes (images × epochs) from which a minute of compilation is won back on a CPU."""
@@ -109,25 +132,21 @@ def reshuffled(count: int, total: int, generator: torch.Generator) -> Tensor:
     return torch.cat(passes)[:total]
 
 
-def _check(images: Tensor, labels: Tensor, shift: int) -> None:
-    if not (isinstance(images, Tensor) and isinstance(labels, Tensor)):
-        raise TypeError(
-            f"images and labels must be tensors, "
-            f"got {type(images).__name__} and {type(labels).__name__}"
-        )
-    if images.ndim != 4 or images.dtype != torch.float32:
-        raise ValueError(
-            f"images must be float32 [N, C, H, W], got {images.dtype} {tuple(images.shape)}"
-        )
-    if labels.shape != (len(images),) or labels.dtype != torch.int64:
-        raise ValueError(
-            f"labels must be int64 [{len(images)}], got {labels.dtype} {tuple(labels.shape)}"
-        )
+def _parts(train: Labelled | Stamped) -> tuple[Tensor, Tensor, Callable[..., Tensor] | None]:
+    """Images, labels, and what changes a batch after its augmentation (None for a `Labelled`)."""
+    if isinstance(train, Labelled):
+        return train.images, train.labels, None
+    if all(hasattr(train, name) for name in ("base", "labels", "stamp")):
+        return train.base, train.labels, train.stamp
+    raise TypeError(
+        "train: a Labelled(images, labels), or a poisoned set as Attack.poison makes it, is "
+        f"expected, got {type(train).__name__}"
+    )
+
+
+def _check(images: Tensor, shift: int) -> None:
     if len(images) == 0:
         raise ValueError("there is nothing to train on: images is empty")
-    low, high = (float(bound) for bound in images.aminmax())
-    if not (low >= 0 and high <= 1):
-        raise ValueError(f"images must lie in [0, 1], got values from {low:g} to {high:g}")
     if shift >= min(images.shape[2:]):
         raise ValueError(f"shift must be below the image size {min(images.shape[2:])}, got {shift}")
 
@@ -165,37 +184,40 @@ def _compiles(recipe: Recipe, images: int, device: torch.device) -> bool:
 
 def fit(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    train: Labelled | Stamped,
     recipe: Recipe = Recipe(),
     *,
     seed: int = 0,
-    after_augment: AfterAugment | None = None,
+    stage: int = 0,
+    checkpoint: str | Path | None = None,
     progress: bool = False,
 ) -> list[dict[str, float]]:
-    """Minimise the mean cross-entropy of `model` over (images, labels), in place.
+    """Minimise the mean cross-entropy of `model` over a training set, in place.
 
     Args:
         model: any classifier; it is trained where its parameters are (CPU, CUDA, MPS).
-        images, labels: float32 [N, C, H, W] in [0, 1] and int64 [N], on any device.
+        train: a `Labelled`, or a poisoned set of `Attack.poison`; its tensors may be on any device.
+            A poisoned batch is stamped after flip and shift.
         recipe: every setting.
-        seed: order of the images, augmentation and dropout; on a CPU in float32 the same seed
-            gives the same bits (for one recipe and one number of threads). The first epoch follows
-            the permutation from which `Attack.poison` of the same seed draws: with equal seeds its
-            poisoned images come first.
-        after_augment: called as `after_augment(batch, index)` after flip and shift, with the
-            positions of the batch in `images`: an attacker stamps triggers here, so that a trigger
-            is never mirrored or moved with the image below it.
+        seed: order of the images, augmentation and dropout, each from a stream of its own
+            (`streams`); on a CPU in float32 the same seed gives the same bits (for one recipe and
+            one number of threads).
+        stage: the number of this call in a training of several calls with one seed: each stage
+            draws numbers of its own.
+        checkpoint: a file that is written after every epoch and removed at the end. If it is there
+            at the start, the training goes on after its last epoch, to the same bits.
 
     Returns: one dict an epoch: epoch, loss and accuracy (running means over the epoch's batches,
         in training mode), lr at its end, seconds.
 
-    Raises: `ValueError` for tensors of a wrong shape, dtype or range, or none at all;
+    Raises: `TypeError` for another kind of training set, `ValueError` for an empty one, for labels
+        that the model cannot give, and for a checkpoint of another training;
         `FloatingPointError` if the loss becomes NaN or infinite (the step size is too large).
 
     The model is left in evaluation mode.
     """
-    _check(images, labels, recipe.shift)
+    images, labels, stamp = _parts(train)
+    _check(images, recipe.shift)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("the model has no parameter that requires a gradient: nothing to train")
     _check_labels(model, images, labels)
@@ -207,17 +229,22 @@ def fit(
     optimizer, schedule = _optimizer(model, recipe, recipe.epochs * steps)
     network = torch.compile(model) if _compiles(recipe, len(images), device) else model
     half = torch.autocast(device.type, torch.bfloat16, enabled=_in_bfloat16(recipe, device))
-    order = torch.Generator().manual_seed(seed)
-    history: list[dict[str, float]] = []
-    bar = tqdm(total=recipe.epochs * steps, disable=not progress, unit="batch", desc="fit")
+    order, moves = (stream(seed, purpose, stage) for purpose in ("order", "augmentation"))
+    saved = _Checkpoint(
+        checkpoint,
+        {"recipe": asdict(recipe), "seed": [seed, stage, VERSION], "images": len(images)},
+        {"model": model, "optimizer": optimizer, "schedule": schedule},
+        [order, moves],
+        device,
+    )
 
     def step(index: Tensor) -> Tensor:
         """One update on the images at `index`; returns (loss, accuracy) of the batch."""
         x = images[index.to(images.device)].to(device)
         y = labels[index.to(labels.device)].to(device)
-        x = augment(x, order, flip=recipe.flip, shift=recipe.shift)
-        if after_augment is not None:
-            x = after_augment(x, index)
+        x = augment(x, moves, flip=recipe.flip, shift=recipe.shift)
+        if stamp is not None:
+            x = stamp(x, index)
         with half:
             logits = network(x.to(dtype).contiguous(memory_format=layout))
         loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
@@ -228,28 +255,93 @@ def fit(
         bar.update()
         return torch.stack([loss.detach(), (logits.argmax(1) == y).float().mean()])
 
-    with bar, _dropout_seeded(seed, device), _training_mode(model):
-        for epoch in range(recipe.epochs):
-            started = time.perf_counter()
-            shuffled = torch.randperm(len(images), generator=order)[: steps * batch]
-            rows = torch.stack([step(index) for index in shuffled.split(batch)])
-            mean_loss, mean_accuracy = rows.mean(0).tolist()
-            if not math.isfinite(mean_loss):
-                raise FloatingPointError(
-                    f"the loss became {mean_loss} in epoch {epoch + 1}: "
-                    f"lower Recipe.lr (now {recipe.lr})"
+    with _dropout_seeded(derived_seed(seed, "dropout", stage), device), _training_mode(model):
+        history = saved.resumed()
+        done, total = len(history), recipe.epochs * steps
+        bar = tqdm(
+            initial=done * steps, total=total, disable=not progress, unit="batch", desc="fit"
+        )
+        with bar:
+            for epoch in range(done, recipe.epochs):
+                started = time.perf_counter()
+                shuffled = torch.randperm(len(images), generator=order)[: steps * batch]
+                rows = torch.stack([step(index) for index in shuffled.split(batch)])
+                mean_loss, mean_accuracy = rows.mean(0).tolist()
+                if not math.isfinite(mean_loss):
+                    raise FloatingPointError(
+                        f"the loss became {mean_loss} in epoch {epoch + 1}: "
+                        f"lower Recipe.lr (now {recipe.lr})"
+                    )
+                history.append(
+                    {
+                        "epoch": epoch + 1,
+                        "loss": mean_loss,
+                        "accuracy": mean_accuracy,
+                        "lr": float(schedule.get_last_lr()[0]),
+                        "seconds": time.perf_counter() - started,
+                    }
                 )
-            history.append(
-                {
-                    "epoch": epoch + 1,
-                    "loss": mean_loss,
-                    "accuracy": mean_accuracy,
-                    "lr": float(schedule.get_last_lr()[0]),
-                    "seconds": time.perf_counter() - started,
-                }
-            )
-            bar.set_postfix(loss=f"{mean_loss:.3f}", accuracy=f"{mean_accuracy:.3f}")
+                bar.set_postfix(loss=f"{mean_loss:.3f}", accuracy=f"{mean_accuracy:.3f}")
+                if epoch + 1 < recipe.epochs:
+                    saved.write(history)
+    saved.remove()
     return history
+
+
+class _Checkpoint:
+    """Everything that the rest of a training depends on, in a file that is replaced as a whole."""
+
+    def __init__(
+        self,
+        path: str | Path | None,
+        training: dict[str, Any],
+        parts: dict[str, Any],
+        generators: list[torch.Generator],
+        device: torch.device,
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        self.training, self.parts, self.generators = training, parts, generators
+        self.cuda = device if device.type == "cuda" else None
+
+    def write(self, history: list[dict[str, float]]) -> None:
+        if self.path is None:
+            return
+        state = {
+            "training": self.training,
+            "history": history,
+            "generators": [generator.get_state() for generator in self.generators],
+            "dropout": torch.get_rng_state(),
+            "dropout_cuda": None if self.cuda is None else torch.cuda.get_rng_state(self.cuda),
+            **{name: part.state_dict() for name, part in self.parts.items()},
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(f".{self.path.name}.tmp")
+        torch.save(state, partial)
+        os.replace(partial, self.path)
+
+    def resumed(self) -> list[dict[str, float]]:
+        """Put everything back as it was after the last epoch, and give the history so far."""
+        if self.path is None or not self.path.exists():
+            return []
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        if state["training"] != self.training:
+            raise ValueError(
+                f"{self.path}: the checkpoint of another training ({state['training']}); this one "
+                f"is {self.training}. Remove the file or name another"
+            )
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        for generator, kept in zip(self.generators, state["generators"], strict=True):
+            generator.set_state(kept)
+        torch.set_rng_state(state["dropout"])
+        if self.cuda is not None and state["dropout_cuda"] is not None:
+            torch.cuda.set_rng_state(state["dropout_cuda"], self.cuda)
+        history: list[dict[str, float]] = state["history"]
+        return history
+
+    def remove(self) -> None:
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
 
 def _optimizer(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -51,6 +52,22 @@ def same(one: dict, other: dict) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
+@dataclass(frozen=True, eq=False)
+class Changed:
+    """A training set whose batches are changed after their augmentation."""
+
+    clean: Labelled
+    stamp: Callable
+
+    @property
+    def base(self):
+        return self.clean.images
+
+    @property
+    def labels(self):
+        return self.clean.labels
+
+
 QUICK = Recipe(epochs=2, batch_size=16, lr=0.05, flip=True, shift=1)
 
 
@@ -60,7 +77,7 @@ def test_the_same_seed_gives_the_same_bits():
     for disturbance, seed in ((1, 5), (2, 5), (3, 6)):
         torch.manual_seed(disturbance)  # the global state must not matter
         model = WithDropout()
-        history = fit(model, data.images, data.labels, QUICK, seed=seed)
+        history = fit(model, data, QUICK, seed=seed)
         runs.append((weights(model), [row["loss"] for row in history]))
     assert same(runs[0][0], runs[1][0]) and runs[0][1] == runs[1][1]
     assert not same(runs[0][0], runs[2][0])
@@ -69,7 +86,7 @@ def test_the_same_seed_gives_the_same_bits():
 def test_the_global_random_state_and_the_data_are_untouched():
     data = bright_bands()
     images, labels, state = data.images.clone(), data.labels.clone(), torch.get_rng_state()
-    fit(WithDropout(), data.images, data.labels, QUICK, after_augment=lambda x, _: x.mul_(0.5))
+    fit(WithDropout(), Changed(data, lambda x, _: x.mul_(0.5)), QUICK)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(data.images, images) and torch.equal(data.labels, labels)
 
@@ -92,7 +109,7 @@ def test_auto_is_bfloat16_where_the_processor_multiplies_in_it(feature, monkeypa
     for precision in ("auto", "float32", "bfloat16"):
         model = WithDropout()
         recipe = replace(QUICK, precision=precision, compile=False)
-        fit(model, data.images, data.labels, recipe)
+        fit(model, data, recipe)
         trained[precision] = weights(model)
     assert same(trained["auto"], trained["bfloat16" if feature else "float32"])
     assert not same(trained["float32"], trained["bfloat16"])
@@ -103,7 +120,7 @@ def test_it_learns(precision):
     train, test = bright_bands(256), bright_bands(200, seed=1)
     model = WithDropout()
     recipe = Recipe(epochs=6, batch_size=32, lr=0.05, precision=precision, compile=False)
-    history = fit(model, train.images, train.labels, recipe)
+    history = fit(model, train, recipe)
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5, 6]
     assert history[-1]["loss"] < 0.3 * history[0]["loss"]
     assert history[-1]["accuracy"] > 0.9
@@ -114,7 +131,7 @@ def test_it_learns(precision):
 
 def test_the_learning_rate_rises_and_falls_to_nothing():
     data, recipe = bright_bands(), Recipe(epochs=5, batch_size=16, lr=0.05, warmup=0.4)
-    rates = [row["lr"] for row in fit(WithDropout(), data.images, data.labels, recipe)]
+    rates = [row["lr"] for row in fit(WithDropout(), data, recipe)]
     assert max(rates) == rates[1] and rates[1] == pytest.approx(0.05, rel=0.05)
     assert rates[-1] < 1e-3
 
@@ -133,11 +150,11 @@ def test_stamping_comes_after_augmentation_and_knows_whom_it_stamps():
         seen.extend(index.tolist())
         return stamped
 
-    fit(WithDropout(), poisoned.base, poisoned.labels, QUICK, after_augment=after)
+    fit(WithDropout(), Changed(Labelled(poisoned.base, poisoned.labels), after), QUICK)
     assert sorted(seen) == sorted(2 * list(range(64)))  # two epochs, each image once in each
 
 
-def test_the_network_sees_what_after_augment_returns_and_nothing_moved_since():
+def test_the_network_sees_what_stamp_returns_and_nothing_moved_since():
     train, seen = bright_bands(32), []
 
     class Watching(WithDropout):
@@ -148,7 +165,7 @@ def test_the_network_sees_what_after_augment_returns_and_nothing_moved_since():
 
     mark = torch.zeros(3, 12, 12)
     mark[:, 0, 0] = 1  # a flip or a shift after this would move it
-    fit(Watching(), train.images, train.labels, QUICK, after_augment=lambda x, _: 0 * x + mark)
+    fit(Watching(), Changed(train, lambda x, _: 0 * x + mark), QUICK)
     assert len(seen) == 4 and all(torch.equal(batch, mark.expand(16, -1, -1, -1)) for batch in seen)
 
 
@@ -157,11 +174,11 @@ def test_a_backdoor_is_learnt_beside_the_task():
     poisoned = attack.poison(train, 0.2)
     model = WithDropout()
     recipe = Recipe(epochs=8, batch_size=32, lr=0.05, flip=True)
-    fit(model, poisoned.base, poisoned.labels, recipe, after_augment=poisoned.stamp)
+    fit(model, poisoned, recipe)
     report = evaluate(model, test, attack)
     assert report.accuracy > 0.95 and report.attack_success_rate > 0.95
     clean = WithDropout()
-    fit(clean, train.images, train.labels, recipe)
+    fit(clean, train, recipe)
     assert evaluate(clean, test, attack).attack_success_rate < 0.3
 
 
@@ -190,15 +207,15 @@ def test_flip_and_shift_are_flips_and_shifts():
 
 def test_the_bar_is_shown_only_when_asked_for(capsys):
     data = bright_bands(32)
-    fit(WithDropout(), data.images, data.labels, QUICK)
+    fit(WithDropout(), data, QUICK)
     assert capsys.readouterr() == ("", "")
-    fit(WithDropout(), data.images, data.labels, QUICK, progress=True)
+    fit(WithDropout(), data, QUICK, progress=True)
     assert "4/4" in capsys.readouterr().err
 
 
 def test_more_images_in_a_batch_than_there_are():
     data = bright_bands(10)
-    assert len(fit(WithDropout(), data.images, data.labels, Recipe(epochs=1, batch_size=64))) == 1
+    assert len(fit(WithDropout(), data, Recipe(epochs=1, batch_size=64))) == 1
 
 
 def test_channels_last_gives_the_same_network():
@@ -208,7 +225,7 @@ def test_channels_last_gives_the_same_network():
         model = WithDropout()
         model.body[3].p = 0.0  # dropout draws its mask in the order of the memory
         recipe = Recipe(epochs=1, batch_size=16, lr=0.01, channels_last=channels_last)
-        fit(model, data.images, data.labels, recipe)
+        fit(model, data, recipe)
         results.append(weights(model))
     assert all(torch.allclose(results[0][k], results[1][k], atol=1e-4) for k in results[0])
 
@@ -217,25 +234,85 @@ def test_a_run_that_diverges_says_so():
     data = bright_bands()
     model = models.mlp(3 * 12 * 12, (64, 64), CLASSES)
     with pytest.raises(FloatingPointError, match="lower Recipe.lr"):
-        fit(model, data.images, data.labels, Recipe(epochs=3, batch_size=8, lr=1e6))
+        fit(model, data, Recipe(epochs=3, batch_size=8, lr=1e6))
 
 
 @pytest.mark.parametrize(
-    ("images", "labels", "says"),
+    ("train", "error", "says"),
     [
-        (torch.zeros(4, 3, 12, 12, dtype=torch.uint8), torch.zeros(4).long(), "float32"),
-        (torch.zeros(3, 12, 12), torch.zeros(3).long(), r"\[N, C, H, W\]"),
-        (torch.zeros(4, 3, 12, 12), torch.zeros(4), "int64"),
-        (torch.zeros(4, 3, 12, 12), torch.zeros(5).long(), r"int64 \[4\], got .*5"),
-        (torch.zeros(0, 3, 12, 12), torch.zeros(0).long(), "empty"),
+        (torch.zeros(4, 3, 12, 12), TypeError, "Labelled.*got Tensor"),
+        (bright_bands()[:0], ValueError, "empty"),
+        (bright_bands(size=3), ValueError, "shift must be below the image size 3"),
+        (Labelled(torch.zeros(4, 3, 12, 12), torch.full((4,), 4)), ValueError, "classes 0 to 3"),
     ],
 )
-def test_what_cannot_be_trained_on_is_refused_before_training(images, labels, says):
+def test_what_cannot_be_trained_on_is_refused_before_training(train, error, says):
     model = WithDropout()
     before = weights(model)
-    with pytest.raises(ValueError, match=says):
-        fit(model, images, labels, QUICK)
+    with pytest.raises(error, match=says):
+        fit(model, train, replace(QUICK, shift=3))
     assert same(weights(model), before) and model.training
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopping_at(batch: int) -> Callable:
+    """A `stamp` that does nothing, and fails at a batch of the whole training."""
+    calls = iter(range(1_000))
+
+    def stamp(images, index):
+        if next(calls) == batch:
+            raise Stopped
+        return images
+
+    return stamp
+
+
+@pytest.mark.parametrize("at", [3, 6, 13, 17])
+def test_a_training_that_was_stopped_goes_on_to_the_same_bits(at, tmp_path):
+    """Six batches an epoch: stopped in the first, as the second begins, and twice in the third."""
+    data, recipe = bright_bands(), replace(QUICK, epochs=3)
+    whole, halted, file = WithDropout(), WithDropout(), tmp_path / "networks" / "training.pt"
+    expected = fit(whole, data, recipe, seed=3)
+    with pytest.raises(Stopped):
+        fit(halted, Changed(data, stopping_at(at)), recipe, seed=3, checkpoint=file)
+    assert file.exists() == (at >= 6)
+    resumed = WithDropout()  # as another process would begin
+    torch.manual_seed(at)
+    history = fit(resumed, data, recipe, seed=3, checkpoint=file)
+    assert same(weights(resumed), weights(whole))
+    assert [row["loss"] for row in history] == [row["loss"] for row in expected]
+    assert not list(tmp_path.rglob("*.pt*"))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"seed": 4}, {"stage": 1}, {"recipe": replace(QUICK, epochs=3, lr=0.01)}, {"train": 64}],
+)
+def test_the_checkpoint_of_another_training_is_refused(other, tmp_path):
+    data, recipe, file = bright_bands(), replace(QUICK, epochs=3), tmp_path / "training.pt"
+    with pytest.raises(Stopped):
+        fit(WithDropout(), Changed(data, stopping_at(13)), recipe, seed=3, checkpoint=file)
+    with pytest.raises(ValueError, match="checkpoint of another training"):
+        fit(
+            WithDropout(),
+            data[: other.get("train", 96)],
+            other.get("recipe", recipe),
+            seed=other.get("seed", 3),
+            stage=other.get("stage", 0),
+            checkpoint=file,
+        )
+
+
+def test_each_stage_of_a_training_draws_numbers_of_its_own():
+    ends = []
+    for stage in (0, 1):
+        network = WithDropout()
+        fit(network, bright_bands(), QUICK, stage=stage)
+        ends.append(weights(network))
+    assert not same(*ends)
 
 
 @pytest.mark.parametrize(
@@ -259,11 +336,11 @@ def test_float64_and_lazy_networks_are_trained():
     recipe = Recipe(epochs=1, batch_size=32)
     network = models.small_cnn(4, width=4).double()
     before = [p.clone() for p in network.parameters()]
-    fit(network, data.images, data.labels, recipe)
+    fit(network, data, recipe)
     assert any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
     assert {p.dtype for p in network.parameters()} == {torch.float64}
     lazy = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4))
-    fit(lazy, data.images, data.labels, recipe)  # its weights are made by the first look at logits
+    fit(lazy, data, recipe)  # its weights are made by the first look at logits
     assert all(not p.is_inference() for p in lazy.parameters())
 
 
@@ -273,7 +350,7 @@ def test_momentum_is_the_one_that_is_stated():
     for momentum in (0.0, 0.5, 0.9):
         network = models.small_cnn(4, width=4)
         recipe = Recipe(epochs=1, batch_size=32, momentum=momentum)
-        fit(network, data.images, data.labels, recipe)
+        fit(network, data, recipe)
         ends[momentum] = weights(network)
     assert not same(ends[0.5], ends[0.9]) and not same(ends[0.0], ends[0.5])
     network = models.small_cnn(4, width=4)
@@ -287,12 +364,12 @@ def test_momentum_is_the_one_that_is_stated():
 def test_a_rise_shorter_than_a_step_is_no_division_by_zero(count, warmup):
     data = bright_bands(count)
     recipe = Recipe(epochs=1, batch_size=32, warmup=warmup)
-    fit(models.small_cnn(4, width=4), data.images, data.labels, recipe)
+    fit(models.small_cnn(4, width=4), data, recipe)
 
 
 def test_a_refusal_leaves_the_modes_as_they_were():
     data, network = bright_bands(), models.small_cnn(2, width=4).train()
     network[1].eval()
     with pytest.raises(ValueError, match="classes 0 to 1"):
-        fit(network, data.images, data.labels)
+        fit(network, data)
     assert network.training and not network[1].training

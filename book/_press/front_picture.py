@@ -30,7 +30,7 @@ def train_and_unlearn() -> tuple[Dataset, Attack, nn.Module, nn.Module]:
     poisoned = attack.poison(signs.train, rate=0.2)
     recipe = ib.training.Recipe(epochs=8, shift=2, weight_decay=5e-3)
     model = ib.models.small_cnn(signs.num_classes)
-    ib.training.fit(model, poisoned.base, poisoned.labels, recipe, after_augment=poisoned.stamp)
+    ib.training.fit(model, poisoned, recipe)
     return signs, attack, model, ib.defenses.ibau(model, signs.clean).model
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +40,22 @@ class Neurons:
             )
         return features.unflatten(1, (self.channels, -1)).amax(2)[:, self.chosen]
 
+    def answering(self, images: Tensor, count: int) -> Neurons:
+        """The first `count` that answer differently to at least two of `images`.
 
-def strongest(network: nn.Module, count: int) -> Neurons:
-    """Choose the `count` channels with the strongest connections to the layer before.
+        A channel whose largest activation lies where the images are alike cannot be excited by what
+        differs. Where fewer answer, the first that do not are taken, too.
+        """
+        with torch.no_grad():
+            answers = self(images)
+        silent = (answers == answers[:1]).all(0)
+        return replace(
+            self, chosen=self.chosen[silent.to(torch.uint8).argsort(stable=True)][:count]
+        )
+
+
+def strongest(network: nn.Module, count: int | None = None) -> Neurons:
+    """Choose the `count` channels with the strongest connections to the layer before, or sort all.
 
     score_c = Σ |W_c| · |γ_c| / √(σ_c² + ε): the sum of the absolute weights that lead to the
     channel (Liu et al. 2018, section IV-A), times the factor of the batch normalisation that
@@ -62,6 +75,7 @@ def strongest(network: nn.Module, count: int) -> Neurons:
     norm = _norm_after(network, before)
     if norm is not None and norm.weight is not None and norm.running_var is not None:
         score = score * norm.weight.detach().abs() / (norm.running_var + norm.eps).sqrt()
+    count = len(score) if count is None else count
     if not 1 <= count <= len(score):
         raise ValueError(f"neurons: 1 to {len(score)} are expected, got {count}")
     return Neurons(network, classifier, len(score), score.argsort(descending=True)[:count])

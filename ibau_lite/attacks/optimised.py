@@ -1,9 +1,9 @@
 """Triggers that are computed from a clean network, by the algorithms of their papers.
 
-Every function takes a network (and, but for the two Trojans, images that the attacker owns), works
-in evaluation mode, changes nothing in the network, and returns a trigger that carries its
-`provenance`: algorithm, settings, seed, and digests of the network and the images. The same inputs
-give the same bits on a CPU with one number of threads.
+Every function takes a network and images that the attacker owns, works in evaluation mode, changes
+nothing in the network, and returns a trigger that carries its `provenance`: algorithm, settings,
+seed, and digests of the network and the images. The same inputs give the same bits on a CPU with
+one number of threads.
 """
 
 from __future__ import annotations
@@ -26,63 +26,75 @@ from ibau_lite.attacks.neurons import Neurons, still, strongest
 from ibau_lite.attacks.pattern import Pattern
 from ibau_lite.attacks.triggers import check_images
 from ibau_lite.minimax import Ball
+from ibau_lite.streams import stream
 
 __all__ = ["l0_inversion", "l2_inversion", "smooth", "trojan_square", "trojan_watermark"]
 
-_NUMBERS = 3 * 32 * 32  # the talk's norms are for images of 32×32 pixels in three colours
+_NUMBERS = 3 * 32 * 32  # the published norms are for images of 32×32 pixels in three colours
+_CALIBRATED = 2_000
+"""Images, drawn at random, on which the strength of an added trigger is measured."""
 
 
 def trojan_square(
     network: nn.Module,
-    shape: tuple[int, int, int] = (3, 32, 32),
+    images: Tensor,
     *,
+    norm: float | None = None,
     neurons: int = 1,
     target_value: float = 100.0,
     steps: int = 200,
     seed: int = 0,
     progress: bool = False,
-) -> Overlay:
-    """Trojan SQ: a 9×9 square at rows and columns 21–29 of 32 that excites chosen neurons.
+) -> Additive:
+    """Trojan SQ: a 9×9 square at rows and columns 21–29 of 32 that excites chosen neurons, added.
 
-    With m the square's mask and a(·) the neurons of `neurons.strongest`, from random colours,
+    With m the square's mask and a(·) the first of `neurons.strongest` that it reaches, from random
+    colours,
 
         min_{k in [0, 1]} Σ_j (target_value − a_j(m ⊙ k))²,
 
-    the rest of the input being zero, by `steps` steps of Adam. On another `shape` (C, H, W) side
-    and distance to the lower right corner shrink or grow with the shorter side. Raises `ValueError`
-    for a shape below 8×8 pixels, settings that are not positive, and as `strongest` does; warns
-    where the neurons did not answer (rectifiers may be silent on such an input).
-    Source: Liu et al. 2018 (Trojaning attack), algorithm 1.
+    the rest of the input being zero, by `steps` steps of Adam. The trigger is
+    T(x) = clamp(x + s · m ⊙ k), and the strength s > 0 is the one for which the mean change of
+    `images` [N, C, H, W] in [0, 1], mean_i ‖T(x_i) − x_i‖₂, is `norm`: by default that of the
+    published trigger on CIFAR-10, 5.40, times √(C·H·W / 3072) on images of another size. Side and
+    distance to the lower right corner shrink or grow with the shorter side.
+
+    Raises `ValueError` for images below 8×8 pixels, settings that are not positive, a norm that no
+    strength reaches on these images, and as `strongest` does; warns where the neurons did not
+    answer (rectifiers may be silent on such an input).
+    Source: Liu et al. 2018 (Trojaning attack), algorithm 1; that it is added and clipped, and how
+    strong it is, are those of the triggers that Zeng et al. 2022 released.
     """
-    _, height, width = _checked(shape)
+    height, width = _sides(images)
     side, margin = (max(1, round(k * min(height, width) / 32)) for k in (9, 2))
     mask = torch.zeros(height, width, dtype=torch.bool)
     mask[height - side - margin : height - margin, width - side - margin : width - margin] = True
-    return _trojan(
-        "trojan_square", network, shape, mask, neurons, target_value, steps, seed, progress
-    )
+    norm = 5.40 * _scale(images) if norm is None else norm
+    settings = (neurons, target_value, steps, seed, progress)
+    return _trojan("trojan_square", network, images, mask, norm, *settings)
 
 
 def trojan_watermark(
     network: nn.Module,
-    shape: tuple[int, int, int] = (3, 32, 32),
+    images: Tensor,
     *,
+    norm: float | None = None,
     neurons: int = 1,
     target_value: float = 100.0,
     steps: int = 200,
     seed: int = 0,
     progress: bool = False,
-) -> Overlay:
+) -> Additive:
     """Trojan WM: as `trojan_square`, in the shape of a seal (`drawings.seal`), 124 pixels of 32×32.
 
-    The talk does not show its watermark; this one is our drawing. Raises as `trojan_square` does.
-    Source: Liu et al. 2018, algorithm 1 and section VI.
+    `norm` is by default 5.61, as published, times √(C·H·W / 3072) on images of another size. The
+    published watermark is not printed large enough to be copied; this one is our drawing. Raises
+    and warns as `trojan_square` does.
+    Source: Liu et al. 2018, algorithm 1 and section VI, and as `trojan_square`.
     """
-    _, height, width = _checked(shape)
-    mask = seal(height, width)
-    return _trojan(
-        "trojan_watermark", network, shape, mask, neurons, target_value, steps, seed, progress
-    )
+    norm = 5.61 * _scale(images) if norm is None else norm
+    settings = (neurons, target_value, steps, seed, progress)
+    return _trojan("trojan_watermark", network, images, seal(*_sides(images)), norm, *settings)
 
 
 def l0_inversion(
@@ -127,7 +139,7 @@ def l0_inversion(
     most = int(region.sum())
     if pixels > most:
         raise ValueError(f"pixels: at most {most} are expected on these images, got {pixels}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed, "trigger", "l0_inversion")
     with still(network) as device:
         anchors = strongest(network, neurons)
         drawn = _batches(images, batch, stages * steps + 1, generator, device, "l0", progress)
@@ -178,7 +190,7 @@ def l2_inversion(
     norm = 3.2 * _scale(images) if norm is None else norm
     settings = {"norm": norm, "neurons": neurons, "amplify": amplify, "steps": steps}
     _check(images, batch=batch, **settings)
-    generator, ball = torch.Generator().manual_seed(seed), Ball(norm)
+    generator, ball = stream(seed, "trigger", "l2_inversion"), Ball(norm)
     with still(network) as device:
         anchors = strongest(network, neurons)
         drawn = _batches(images, batch, steps + 1, generator, device, "l2", progress)
@@ -220,7 +232,7 @@ def smooth(
     norm = 3.8 * _scale(images) if norm is None else norm
     settings = {"norm": norm, "sigma": sigma, "steps": steps}
     _check(images, batch=batch, **settings)
-    generator, unit = torch.Generator().manual_seed(seed), Ball(1.0)
+    generator, unit = stream(seed, "trigger", "smooth"), Ball(1.0)
     height, width = images.shape[2:]
     with still(network) as device:
         response = _gaussian(height, width, sigma * min(height, width)).to(device)
@@ -243,21 +255,24 @@ def smooth(
 def _trojan(
     algorithm: str,
     network: nn.Module,
-    shape: tuple[int, int, int],
+    images: Tensor,
     mask: Tensor,
+    norm: float,
     neurons: int,
     target_value: float,
     steps: int,
     seed: int,
     progress: bool,
-) -> Overlay:
-    settings: dict[str, Any] = {"neurons": neurons, "target_value": target_value, "steps": steps}
-    _check_settings(settings)
-    generator = torch.Generator().manual_seed(seed)
+) -> Additive:
+    settings = {"neurons": neurons, "target_value": target_value, "steps": steps}
+    _check(images, norm=norm, **settings)
+    generator = stream(seed, "trigger", algorithm)
     with still(network) as device:
-        anchors = strongest(network, neurons)
         where = mask[None].to(device)
-        colours = torch.rand(shape, generator=generator).to(device).requires_grad_()
+        starts = torch.rand(2, *images.shape[1:], generator=generator).to(device)
+        strongest(network, neurons)  # refuses a number of neurons that the network does not have
+        anchors = strongest(network).answering(where * starts, neurons)
+        colours = starts[0].clone().requires_grad_()
         optimizer = torch.optim.Adam([colours], lr=0.05)
         losses = []
         for _ in tqdm(range(steps), desc=algorithm, disable=not progress, unit="step"):
@@ -273,8 +288,35 @@ def _trojan(
             RuntimeWarning,
             stacklevel=3,
         )
-    told = _told(algorithm, network, seed, **settings)
-    return Overlay(Pattern.of(mask[None].float()), Pattern.of(where * colours.detach()), told)
+    pattern = (where * colours.detach()).to(images)
+    drawn = torch.randperm(len(images), generator=generator)[:_CALIBRATED].to(images.device)
+    delta = _strength(pattern, images[drawn], norm) * pattern
+    told = _told(algorithm, network, seed, images, norm=norm, **settings)
+    return Additive(Pattern.of(delta), provenance=told)
+
+
+def _strength(pattern: Tensor, images: Tensor, norm: float) -> float:
+    """The s > 0 with mean_i ‖clamp(x_i + s · pattern) − x_i‖₂ = norm, for a pattern in [0, 1].
+
+    The mean rises with s until every pixel of the pattern is saturated.
+    """
+
+    def change(strength: float) -> float:
+        moved = (images + strength * pattern).clamp(0, 1) - images
+        return float(moved.flatten(1).norm(dim=1).mean())
+
+    low, high = 0.0, 1.0
+    while change(high) < norm:
+        low, high = high, 2 * high
+        if high > 1e4:
+            raise ValueError(
+                f"norm: at most {change(high):.3g}, the mean change of these images under the "
+                f"saturated trigger, is expected, got {norm:g}"
+            )
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if change(middle) < norm else (low, middle)
+    return high
 
 
 def _excited(anchors: Neurons, images: Tensor, amplify: float) -> tuple[Tensor, Tensor]:
@@ -329,19 +371,18 @@ def _scale(images: Tensor) -> float:
     return math.sqrt(images[0].numel() / _NUMBERS) if len(images) else 1.0
 
 
-def _checked(shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    if len(shape) != 3 or shape[0] < 1 or min(shape[1:]) < 8:
-        raise ValueError(
-            f"shape: (C, H, W) with C >= 1 and at least 8×8 pixels is expected, got {tuple(shape)}"
-        )
-    return shape
+def _sides(images: Tensor) -> tuple[int, int]:
+    check_images(images)
+    height, width = images.shape[2:]
+    if min(height, width) < 8:
+        raise ValueError(f"images: at least 8×8 pixels are expected, got {height}×{width}")
+    return height, width
 
 
 def _check(images: Tensor, **settings: float) -> None:
-    check_images(images)
+    _sides(images)
     if not len(images):
         raise ValueError("images: at least one is expected, got none")
-    _checked(tuple(images.shape[1:]))  # type: ignore[arg-type]
     _check_settings(settings)
 
 

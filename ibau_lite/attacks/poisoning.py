@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ibau_lite.attacks.triggers import Trigger
 from ibau_lite.data import Labelled
+from ibau_lite.streams import stream
 
 
 @runtime_checkable
@@ -102,7 +103,7 @@ class Poisoned:
     To train on it, augment first and stamp last (a flipped image has its trigger in the wrong
     corner)::
 
-        fit(model, poisoned.base, poisoned.labels, recipe, after_augment=poisoned.stamp)
+        fit(model, poisoned, recipe)
 
     `images` are the stamped images, for training without augmentation and for looking at.
     """
@@ -210,10 +211,7 @@ class Attack:
             )
 
     def poison(self, train: Labelled, rate: float = 0.2, seed: int = 0) -> Poisoned:
-        """Draw the images to poison and relabel them; who is drawn depends on `seed` alone.
-
-        (Give `training.fit` another seed to have poison in every batch of the first epoch, too: it
-        begins with the permutation that is drawn from here.)
+        """Draw the images to poison and relabel them; `seed` and the attack's name decide whom.
 
         Of N training images round(`rate` · N) are poisoned: the rate is a fraction of ALL images,
         but only images that the relabelling changes are drawn (for one target: the non-target
@@ -234,7 +232,7 @@ class Attack:
             *self.covers,
         ):  # one that does not fit fails here, not in training
             trigger(train.images[:1])
-        generator = torch.Generator().manual_seed(seed)
+        generator = stream(seed, "poison", self.name)
         labels = train.labels.cpu()
         order = torch.randperm(len(labels), generator=generator)
         eligible = [self._eligible(rule, labels) for _, rule in self.pairs]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -48,22 +48,12 @@ class _Computed(Protocol):
     ) -> Trigger: ...
 
 
-def _by_shape(algorithm: Callable[..., Trigger]) -> _Computed:
-    """A Trojan looks at the shape of the images only."""
-
-    def compute(network: nn.Module, images: Tensor, *, seed: int, progress: bool) -> Trigger:
-        channels, height, width = images.shape[1:]
-        return algorithm(network, (channels, height, width), seed=seed, progress=progress)
-
-    return compute
-
-
 COMPUTED: dict[str, _Computed] = {
     "l0_inv": l0_inversion,
     "l2_inv": l2_inversion,
     "smooth": smooth,
-    "trojan_sq": _by_shape(trojan_square),
-    "trojan_wm": _by_shape(trojan_watermark),
+    "trojan_sq": trojan_square,
+    "trojan_wm": trojan_watermark,
 }
 """The triggers that need a clean network, and the algorithm of each with its default settings."""
 

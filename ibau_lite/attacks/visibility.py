@@ -1,4 +1,4 @@
-"""How visible a trigger is: five numbers for what it changes, averaged over images."""
+"""How visible a trigger is: six numbers for what it changes, averaged over images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ class Visibility:
     """Means over images of the distance between T(x) and x.
 
     `l0` counts the pixels (positions, not channels) that change by more than 1/510, half a step of
-    an 8-bit image; `l2` and `linf` are norms over all numbers of an image in [0, 1]; `psnr` is
+    an 8-bit image; `l1`, `l2`, `linf` are norms over all numbers of an image in [0, 1]; `psnr` is
     −10 log₁₀ of the mean squared difference, in decibels (higher is fainter; infinite where nothing
     changes); `ssim` is the structural similarity, 1 for equal images.
     """
 
     l0: float
+    l1: float
     l2: float
     linf: float
     psnr: float
@@ -52,6 +53,7 @@ def visibility(trigger: Trigger, images: Tensor) -> Visibility:
     ]
     return Visibility(
         l0=float((change.abs().amax(1) > 1 / 510).sum((1, 2)).double().mean()),
+        l1=float(change.abs().sum((1, 2, 3)).mean()),
         l2=float(squares.sum((1, 2, 3)).sqrt().mean()),
         linf=float(change.abs().amax((1, 2, 3)).mean()),
         psnr=float(-10 * torch.log10(squares.mean())),

@@ -15,6 +15,7 @@ from torch import Tensor
 from ibau_lite.attacks.poisoning import AllToOne, Attack
 from ibau_lite.attacks.triggers import check_images
 from ibau_lite.kinds import check_kinds
+from ibau_lite.streams import stream
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Warp:
     def _jitter(self, image: Tensor) -> Tensor:
         """Uniform shifts in [−1, 1], [H, W, 2], from the seed and the image."""
         content = image.detach().float().cpu().contiguous().numpy().tobytes()
-        generator = torch.Generator().manual_seed(zlib.crc32(content, self.seed))
+        generator = stream(self.seed, "trigger", "jitter", zlib.crc32(content))
         return (2 * torch.rand(*image.shape[1:], 2, generator=generator) - 1).to(image)
 
     def __str__(self) -> str:
@@ -97,7 +98,7 @@ def wanet(target: int = 0, *, grid: int = 4, strength: float = 0.5, seed: int = 
 @lru_cache(maxsize=16)
 def _places(warp: Warp, height: int, width: int) -> Tensor:
     """Where each pixel takes its value from: (x, y) in [−1, 1], float32 [H, W, 2]."""
-    generator = torch.Generator().manual_seed(warp.seed)
+    generator = stream(warp.seed, "trigger", "warp")
     field = 2 * torch.rand(1, 2, warp.grid, warp.grid, generator=generator) - 1
     field = field / field.abs().mean()
     field = F.interpolate(field, size=(height, width), mode="bicubic", align_corners=True)

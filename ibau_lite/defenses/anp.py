@@ -31,6 +31,7 @@ from ibau_lite.defenses.protocol import (
     private_copy,
     recast,
 )
+from ibau_lite.streams import stream
 
 __all__ = ["ANPConfig", "anp"]
 
@@ -88,7 +89,7 @@ def anp(
     config = configured(config, ANPConfig)
     model = private_copy(model)
     clean = clean_on_device(model, clean, shift=config.shift)
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed, "defense", "anp")
     neurons = _Neurons(model)
     optimizer = torch.optim.SGD(neurons.masks.values(), lr=config.lr, momentum=config.momentum)
 

@@ -26,6 +26,7 @@ from ibau_lite.defenses.outliers import left_anomaly_index
 from ibau_lite.defenses.protocol import Defended, Evaluator, configured, recast
 from ibau_lite.defenses.suspects import SuspectConfig, Suspects, cleanse
 from ibau_lite.folding import frozen
+from ibau_lite.streams import derived_seed
 
 __all__ = ["DeepInspectConfig", "TriggerGenerator", "deepinspect"]
 
@@ -163,7 +164,7 @@ def _networks(
     """G and D with weights drawn from the seed, the global random state untouched."""
     channels = images.shape[1]
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(derived_seed(seed, "weights", "deepinspect"))
         triggers = TriggerGenerator(config.noise, classes, tuple(images.shape[1:]), config.width)
         judge = nn.Sequential(
             nn.Conv2d(channels, 16, 3, stride=2, padding=1),

@@ -38,6 +38,7 @@ from ibau_lite.defenses.protocol import (
     private_copy,
     recast,
 )
+from ibau_lite.streams import derived_seed, stream
 from ibau_lite.training import augment
 
 __all__ = ["DPConfig", "dp", "with_group_norm"]
@@ -113,7 +114,7 @@ def dp(
     train = _checked(train, clean, untrained)
     fresh = copy.deepcopy(untrained)
     device = clean.images.device
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed, "defense", "dp")
     rate = min(1.0, config.batch_size / len(train))
     descend, spent = _optimiser(fresh, config, rate, len(train), seed)
     history: list[dict[str, Any]] = []
@@ -121,7 +122,7 @@ def dp(
     for epoch in tqdm(range(config.epochs), disable=not progress, desc="DP-SGD"):
         started, losses = time.perf_counter(), []
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed + epoch)  # dropout
+            torch.manual_seed(derived_seed(seed, "dropout", "dp", epoch))
             for index in _poisson(len(train), rate, generator):
                 index = index.to(device)
                 images = augment(
@@ -158,7 +159,7 @@ def with_group_norm(model: nn.Module, seed: int = 0) -> nn.Module:
         elif isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"{name} is a {type(module).__name__}: only BatchNorm2d is replaced")
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(derived_seed(seed, "weights", "dp"))
         for module in fresh.modules():
             if hasattr(module, "reset_parameters"):
                 _reset_on_cpu(module)
@@ -220,7 +221,7 @@ def _optimiser(
 
     opacus = _opacus()
     wrapped = opacus.GradSampleModule(model)
-    noise = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    noise = stream(seed, "defense", "dp", "noise", device=next(model.parameters()).device)
     private = opacus.optimizers.DPOptimizer(
         sgd,
         noise_multiplier=config.noise,

@@ -34,6 +34,7 @@ from ibau_lite.defenses.protocol import (
     recast,
 )
 from ibau_lite.folding import fold_batchnorm
+from ibau_lite.streams import stream
 
 __all__ = ["FinePruningConfig", "fine_pruning"]
 
@@ -84,7 +85,7 @@ def fine_pruning(
     config = configured(config, FinePruningConfig)
     model = private_copy(model)
     clean = clean_on_device(model, clean, shift=config.shift)
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed, "defense", "fine_pruning")
     started = time.perf_counter()
     kept, held_out = hold_out(clean, config.validation, generator)
     layer = config.layer or last_convolution(model, _one(model, clean))

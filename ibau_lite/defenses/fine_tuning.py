@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from ibau_lite.defenses.protocol import (
 )
 from ibau_lite.folding import fold_batchnorm
 from ibau_lite.kinds import check_kinds
+from ibau_lite.streams import stream
 
 __all__ = ["FineTuningConfig", "fine_tuning"]
 
@@ -88,7 +88,7 @@ def fine_tuning(
         clean,
         config,
         step,
-        generator=torch.Generator().manual_seed(seed),
+        generator=stream(seed, "defense", "fine_tuning"),
         name="fine-tuning",
         progress=progress,
         evaluator=evaluator,

@@ -32,6 +32,7 @@ from ibau_lite.defenses.protocol import (
     private_copy,
     recast,
 )
+from ibau_lite.streams import stream
 
 __all__ = ["FTSAMConfig", "ft_sam", "sharpest"]
 
@@ -118,7 +119,7 @@ def ft_sam(
         clean,
         config,
         step,
-        generator=torch.Generator().manual_seed(seed),
+        generator=stream(seed, "defense", "ft_sam"),
         name="FT-SAM",
         progress=progress,
         evaluator=evaluator,

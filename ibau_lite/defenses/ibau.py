@@ -53,6 +53,7 @@ from ibau_lite.minimax import (
     Search,
 )
 from ibau_lite.solvers import fixed_point, minres
+from ibau_lite.streams import stream
 from ibau_lite.training import augment, reshuffled
 
 __all__ = ["IBAUConfig", "ibau"]
@@ -270,12 +271,12 @@ def ibau(
     model = private_copy(model)
     clean = clean_on_device(model, clean, shift=config.shift)
     network = fold_batchnorm(model)  # the same function of the same parameters, at less cost
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed, "defense", "ibau")
     theta = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.Adam(theta.values(), lr=config.lr)
     watch = None
     if config.stopping is not None:
-        draws = torch.Generator().manual_seed(seed)
+        draws = stream(seed, "defense", "ibau", "held_out")
         clean, held_out = hold_out(clean, config.stopping.held_out, draws)
         search = partial(_find_deltas, network, theta, held_out, config, draws)
         watch = Watch(

@@ -30,6 +30,7 @@ from ibau_lite.defenses.protocol import (
     private_copy,
     recast,
 )
+from ibau_lite.streams import stream
 
 __all__ = ["NADConfig", "attention", "nad"]
 
@@ -126,7 +127,7 @@ def nad(
         clean,
         config,
         step,
-        generator=torch.Generator().manual_seed(seed),
+        generator=stream(seed, "defense", "nad"),
         name="NAD",
         progress=progress,
         evaluator=evaluator,

@@ -35,6 +35,7 @@ from ibau_lite.defenses.protocol import (
     recast,
 )
 from ibau_lite.folding import fold_batchnorm, frozen
+from ibau_lite.streams import stream
 
 __all__ = ["SAUConfig", "sau"]
 
@@ -118,7 +119,7 @@ def sau(
         clean,
         config,
         step,
-        generator=torch.Generator().manual_seed(seed),
+        generator=stream(seed, "defense", "sau"),
         name="SAU",
         progress=progress,
         evaluator=evaluator,

@@ -20,6 +20,7 @@ from ibau_lite.defenses.outliers import too_small
 from ibau_lite.defenses.passes import AdamSteps, passes
 from ibau_lite.defenses.protocol import Defended, Evaluator, clean_on_device, private_copy
 from ibau_lite.folding import fold_batchnorm
+from ibau_lite.streams import stream
 
 __all__ = ["Search", "SuspectConfig", "Suspects", "cleanse"]
 
@@ -97,7 +98,7 @@ def cleanse(
     model = private_copy(model)
     clean = clean_on_device(model, clean, shift=config.shift)
     _check_classes(model, clean, config.targets)
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed, "defense", name)
     started = time.perf_counter()
     suspects = search(model, clean, generator)
     flagged = suspects.flagged(config.threshold)

@@ -19,12 +19,14 @@ from ibau_lite.experiments.grid import grid
 from ibau_lite.experiments.plan import TABLES, Case, Cell, cases, contestants, plan
 from ibau_lite.experiments.published import PUBLISHED, Published
 from ibau_lite.metrics import Spread, spread
+from ibau_lite.streams import VERSION
 
 __all__ = [
     "KEPT",
     "REMOVED",
     "Comparison",
     "Outcome",
+    "adopted",
     "compare",
     "counts",
     "current",
@@ -170,7 +172,7 @@ def current(
     where most are of a copy; and of two networks that one seed has met the one of the lower seed.
     """
     found: dict[Case, dict[str, dict[int, Mapping[str, Any]]]] = {}
-    done, usual = _done(records, profile)
+    done, usual = _done(adopted(records), profile)
     for record in done:
         told = record["cell"]
         if record.get("source") != usual[told["data"]]:
@@ -184,9 +186,27 @@ def current(
     return found
 
 
+def adopted(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The records, those of older random streams under the keys of the cells that replace them.
+
+    They stand in the tables until the networks and all cells are made anew; the runner does not
+    take them for done. A record of an older version was held against its own plan when it was made.
+    """
+    return [_adopted(record) for record in records]
+
+
+def _adopted(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    told = record.get("cell", {})
+    if told.get("streams", 1) == VERSION or told.get("defense") not in CONTENDERS:
+        return record
+    case = Case(told["data"], told["attack"], told["rate"], told["clean"])
+    cell = Cell(case, told["defense"], told["seed"], told["profile"], told["network_seed"])
+    return {**record, "cell": {"key": cell.key, **cell.told}}
+
+
 def strange(records: Iterable[Mapping[str, Any]], profile: str) -> list[Mapping[str, Any]]:
     """Finished records of other images than most of their data set have: in no table."""
-    done, usual = _done(records, profile)
+    done, usual = _done(adopted(records), profile)
     return [run for run in done if run.get("source") != usual[run["cell"]["data"]]]
 
 
@@ -222,7 +242,7 @@ def compare(
 
 def of_cells(records: Iterable[Mapping[str, Any]], cells: Sequence[Cell]) -> list[Comparison]:
     """The given cells alone, their seeds together, row by row; they need not be in a table."""
-    records, compared = list(records), []
+    records, compared = adopted(records), []
     for profile in dict.fromkeys(cell.profile for cell in cells):
         mine = [cell for cell in cells if cell.profile == profile]
         order = list(dict.fromkeys(cell.case for cell in mine))
@@ -305,6 +325,7 @@ def counts(
     and the talk has a row: of how many it is no worse than the talk's.
     """
     records = list(records)
+    records = adopted(records)
     settled = {r["cell"]["key"]: "error" in r for r in records if "cell" in r}
     done = {r["cell"]["key"] for r in records if "cell" in r and "error" not in r}
     rows = [["table", "planned", "done", "failed", "agree", "rows won"], ["---"] + ["---:"] * 5]

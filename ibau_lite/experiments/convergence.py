@@ -136,14 +136,7 @@ def digits_network(*, smooth: bool = True, seed: int = 0) -> tuple[nn.Module, La
     poisoned = CORNER.poison(train, 0.2, seed)
     network = mlp(64, (16,), 10, smooth=smooth, seed=seed)
     recipe = Recipe(epochs=20, lr=0.1, weight_decay=0.01, batch_size=50, channels_last=False)
-    fit(
-        network,
-        poisoned.base,
-        poisoned.labels,
-        recipe,
-        seed=seed,
-        after_augment=poisoned.stamp,
-    )
+    fit(network, poisoned, recipe, seed=seed)
     return network.double().eval(), train[:200]
 
 

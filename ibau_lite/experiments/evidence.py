@@ -7,6 +7,7 @@ of `compare`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from ibau_lite.attacks.talk import ONE_TARGET
 from ibau_lite.experiments.compare import (
     Comparison,
     Outcome,
+    adopted,
     compare,
     named,
     of_cells,
@@ -29,6 +31,7 @@ from ibau_lite.experiments.grid import grid
 from ibau_lite.experiments.layout import matrix_rows
 from ibau_lite.experiments.plan import TABLES, Case, plan
 from ibau_lite.experiments.records import device, usual_device
+from ibau_lite.experiments.zoo import shipped
 from ibau_lite.metrics import spread
 
 __all__ = [
@@ -92,7 +95,7 @@ def progress(records: Records, tables: Sequence[str], *, seeds: int = 3) -> str:
     "others" counts finished records of these tables whose settings are not the plan's any more, and
     those that `compare.current` leaves out because of their images; they are in no table.
     """
-    records = [record for record in records if "cell" in record]
+    records = adopted(record for record in records if "cell" in record)
     done = {record["cell"]["key"] for record in records if "error" not in record}
     failed = {record["cell"]["key"] for record in records} - done
     rows = [["table", "profile", "cells planned", "done", "failed", "others"]]
@@ -126,20 +129,32 @@ def training(data: str) -> str:
     """How the networks of a data set are trained in each real profile, as Markdown."""
     lines = []
     for profile in reversed(_REAL):
-        (trained,) = (each for each in experiments(profile) if each.data == data)
-        lessons = course(trained, profile)
-        epochs = f"{lessons.epochs} epochs with the poison"
-        others = {name: course(trained, profile, name).epochs for name in _ATTACKS}
-        told = [f"{name} {n}" for name, n in others.items() if n != lessons.epochs]
-        epochs += f" ({', '.join(told)})" if told else ""
-        if lessons.clean is not None:
-            epochs = f"{lessons.clean.epochs} epochs on clean images, then {epochs}"
+        epochs = {name: _epochs(data, profile, name) for name in _ATTACKS}
+        ((usual, _),) = Counter(epochs.values()).most_common(1)
+        others = ", ".join(f"{name} {n}" for name, n in epochs.items() if n != usual)
+        told = f"{usual} epochs with the poison" + (f" ({others})" if others else "")
+        if profile == "cpu" and "start" in _trained_with(data, "badnets"):
+            told = f"a cycle of clean images, then {told}"
         rounds = ", ".join(
             f"{CONTENDERS[name][0]} {contender(name, profile, data).config.rounds}"
             for name in ("ibau", "released", "exact")
         )
-        lines.append(f"- `{profile}`: {epochs}. Rounds at most: {rounds}.")
+        lines.append(f"- `{profile}`: {told}. Rounds at most: {rounds}.")
     return "\n".join(lines)
+
+
+def _epochs(data: str, profile: str, attack: str) -> int:
+    """How often the poisoned images are seen: of `cpu` by the networks that are shipped."""
+    if profile != "cpu":
+        (trained,) = (each for each in experiments(profile) if each.data == data)
+        return course(trained, profile, attack).epochs
+    told = _trained_with(data, attack)
+    return sum(recipe["epochs"] for recipe in told.get("recipes") or [told["recipe"]])
+
+
+def _trained_with(data: str, attack: str) -> dict[str, Any]:
+    settings: dict[str, Any] = shipped(data, attack).metadata["settings"]
+    return settings
 
 
 def verdicts(compared: Iterable[Comparison]) -> str:

@@ -192,7 +192,7 @@ def train(setting: Setting, train_part: Labelled) -> tuple[nn.Module, nn.Module,
         weight_decay=setting.decay,
         channels_last=False,
     )
-    fit(model, sample.images, sample.labels, recipe, seed=setting.seed)
+    fit(model, sample, recipe, seed=setting.seed)
     return model, start.eval(), sample
 
 

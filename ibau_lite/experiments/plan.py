@@ -19,6 +19,7 @@ from ibau_lite.experiments.courses import course
 from ibau_lite.experiments.first_run import PROFILES
 from ibau_lite.experiments.records import key_of
 from ibau_lite.experiments.shipping import SHIPPED, digest
+from ibau_lite.streams import VERSION
 
 __all__ = ["TABLES", "Case", "Cell", "cases", "contestants", "plan", "settings"]
 
@@ -75,7 +76,7 @@ class Cell:
     def told(self) -> dict[str, Any]:
         """The cell as a record tells it."""
         own = {"defense": self.defense, "seed": self.seed, "network_seed": self.network_seed}
-        return {**asdict(self.case), **own, "profile": self.profile}
+        return {**asdict(self.case), **own, "profile": self.profile, "streams": VERSION}
 
     @property
     def shipped(self) -> str | None:
@@ -87,18 +88,16 @@ class Cell:
     def needs(self) -> frozenset[tuple[str, str, int]]:
         """(data, what, seed) that must be made before: networks, and triggers that are computed.
 
-        Triggers are the same for every seed, computed from the clean network of seed 0. Nothing is
-        made for a network that comes with the package.
+        Triggers are computed from the clean network of the same seed. Nothing is made for a network
+        that comes with the package.
         """
         if self.shipped is not None:
             return frozenset()
         data, attack = self.case.data, self.case.attack
         all_seven = attack == "seven_to_seven"
         triggers = [name for name in COMPUTED if all_seven or name == attack]
-        made = {(data, f"trigger {name}", 0) for name in triggers}
+        made = {(data, f"trigger {name}", self.network_seed) for name in triggers}
         if triggers:
-            made.add((data, "clean", 0))
-        if course(_trained(data, self.profile), self.profile).clean is not None:
             made.add((data, "clean", self.network_seed))
         return frozenset(made | {(data, self.case.network, self.network_seed)})
 

@@ -55,7 +55,7 @@ def perform(cell: Cell, folder: str | None = None, jobs: int = 1) -> dict[str, A
     record = cells.run(
         # The clean images lie in random order: the first are a sample of them.
         dataclasses.replace(zoo.dataset, clean=clean[: cell.case.clean]),
-        zoo.attack(cell.case.attack),
+        zoo.attack(cell.case.attack, cell.network_seed),
         victim,
         chosen.defense,
         chosen.config,
@@ -114,15 +114,13 @@ def _victim(zoo: Zoo, case: Case, seed: int) -> Victim:
     attack, clean = case.attack, Member(CLEAN, CLEAN, 0.0)
     if seed == 0 and zoo.has(case.network):
         return zoo.network(zoo.member(case.network))
-    with _alone(zoo, clean, seed):
-        zoo.start(seed)
     triggers = [name for name in COMPUTED if attack in (name, "seven_to_seven")]
     if triggers:
-        with _alone(zoo, clean, 0):
-            zoo.network(clean)
+        with _alone(zoo, clean, seed):
+            zoo.network(clean, seed)
     for name in triggers:
-        with _alone(zoo, Member(name, name), "trigger"):
-            zoo.attack(name)
+        with _alone(zoo, Member(name, name), f"trigger-{seed}"):
+            zoo.attack(name, seed)
     member = Member(case.network, attack, case.rate)
     with _alone(zoo, member, seed):
         return zoo.network(member, seed)

@@ -7,14 +7,14 @@ The networks of seed 0 in profile `cpu` come with the package (float16, see `shi
 reader, a test and a table start from the same weights; `--afresh` trains them. The clean network
 comes first: five of the triggers are computed from it. A network that is there is not trained again
 and one that is recorded is not recorded again, so a build that was stopped goes on where it was.
-Networks are those of `first_run`, trained as `courses` says.
+Networks are those of `first_run`, trained as `courses` says, from an epoch's end on if they were
+stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,9 +91,9 @@ class Zoo:
     """The networks of one data set in one profile: trained when they are asked for, then kept.
 
     `folder` holds the networks, as `experiments.victim` names them, and in `attacks/` the computed
-    triggers. The seed of a network decides its first weights, its training and who is poisoned; the
-    computed triggers are the same for every seed, made from the clean network of seed 0. `shipped`
-    names the networks that are received instead.
+    triggers. The seed of a network decides its first weights, its training, who is poisoned, and
+    the computed triggers, which are made from the clean network of that seed. `shipped` names the
+    networks of seed 0 that are received instead.
     """
 
     dataset: Dataset
@@ -133,20 +133,21 @@ class Zoo:
             raise ValueError(f"network: one of {', '.join(known)} is expected, got {name!r}")
         return known[name]
 
-    def attack(self, name: str, *, progress: bool = False) -> attacks.Attack:
+    def attack(self, name: str, seed: int = 0, *, progress: bool = False) -> attacks.Attack:
         """An attack of the zoo by name; a computed trigger is read back if it was made before.
 
         That of the clean network is the control of BadNets, which it has never met.
         """
-        if self.has(name):
+        if seed == 0 and self.has(name):
             return shipped_attack(SHIPPED, self.label(name))
         if name == CLEAN:
             return attacks.control(attacks.badnets())
         if name == "all_to_all":
             return attacks.badnets_all_to_all(self.dataset.num_classes)
         if name == "seven_to_seven":
-            return attacks.seven_to_seven({k: self._trigger(k, progress) for k in SEVEN_TARGETS})
-        return attacks.one_target(name, self._trigger(name, progress))
+            triggers = {each: self._trigger(each, seed, progress) for each in SEVEN_TARGETS}
+            return attacks.seven_to_seven(triggers)
+        return attacks.one_target(name, self._trigger(name, seed, progress))
 
     def network(self, member: Member, seed: int = 0, *, progress: bool = False) -> Victim:
         """A network with its ACC and ASR on the test split: received, loaded, or trained and kept.
@@ -156,24 +157,16 @@ class Zoo:
         """
         if seed == 0 and self.has(member.name):
             return self._received(self.label(member.name))
-        return self._train(
-            self.attack(member.attack, progress=progress),
-            recipe=course(self.experiment, self.profile, member.attack).poisoned,
+        return victim(
+            self.dataset,
+            self.attack(member.attack, seed, progress=progress),
+            self.experiment.build,
+            course(self.experiment, self.profile, member.attack),
             rate=member.rate,
             seed=seed,
-            start=self.start(seed, progress=progress),
+            folder=self.folder,
             progress=progress,
         )
-
-    def start(self, seed: int = 0, *, progress: bool = False) -> Victim | None:
-        """The network after the clean cycle that all networks of a seed share, if they share one.
-
-        Loaded, or trained now and kept.
-        """
-        clean = course(self.experiment, self.profile).clean
-        if clean is None:
-            return None
-        return self._train(self.attack(CLEAN), recipe=clean, rate=0.0, seed=seed, progress=progress)
 
     def has(self, name: str) -> bool:
         """Whether the network of this name and seed 0 is received rather than trained."""
@@ -184,11 +177,12 @@ class Zoo:
     ) -> dict[str, Any]:
         """Train and measure a network, and append the record to `results` unless it is there.
 
-        `report` is ACC and ASR, `by_pair` the ASR of each trigger under its label rule, `control`
-        the ACC of the clean network of that seed and the ASR of the same attack on it.
+        `report` is ACC and ASR, `validation` the same on the validation images, by which the
+        length of a training is chosen, `by_pair` the ASR of each trigger under its label rule,
+        `control` the ACC of the clean network of that seed and the ASR of the same attack on it.
         """
         clean = self.network(self.member(CLEAN), seed, progress=progress)
-        attack = self.attack(member.attack, progress=progress)
+        attack = self.attack(member.attack, seed, progress=progress)
         poisoned = self.network(member, seed, progress=progress)
         test = self.dataset.test
         measured_on = {"count": len(test), "sha256": fingerprint(test)}
@@ -208,6 +202,9 @@ class Zoo:
             "rate": member.rate,
             "seed": seed,
             "report": dataclasses.asdict(poisoned.report),
+            "validation": dataclasses.asdict(
+                evaluate(poisoned.model, self.dataset.validation, attack)
+            ),
             "by_pair": {
                 str(rule): accuracy(poisoned.model, views[number])
                 for number, (_, rule) in enumerate(attack.pairs)
@@ -220,10 +217,6 @@ class Zoo:
         append(results, record)
         return record
 
-    def _train(self, attack: attacks.Attack, **settings: Any) -> Victim:
-        build = self.experiment.build
-        return victim(self.dataset, attack, build, folder=self.folder, **settings)
-
     def label(self, name: str) -> str:
         """The name of a network among the shipped ones."""
         return f"{self.experiment.data}-{self.profile}-{name}"
@@ -235,23 +228,19 @@ class Zoo:
         settings = {**got.metadata["settings"], "weights": digest(SHIPPED, name)}
         return Victim(model, report, settings, got.metadata["seconds"])
 
-    def _trigger(self, name: str, progress: bool) -> attacks.Trigger:
+    def _trigger(self, name: str, seed: int, progress: bool) -> attacks.Trigger:
         if name not in COMPUTED:
             return attacks.trigger(name)
-        if self.has(name):
+        if seed == 0 and self.has(name):
             return shipped_attack(SHIPPED, self.label(name)).pairs[0][0]
-        file = f"{self.dataset.name}-{name}-{key_of(self._source.settings)}.safetensors"
+        clean = self.network(self.member(CLEAN), seed, progress=progress)
+        file = f"{self.dataset.name}-{name}-{key_of(clean.settings)}.safetensors"
         path = self.folder / "attacks" / file
         if not path.exists():
             images = self.dataset.train.images
-            made = attacks.trigger(name, self._source.model, images, progress=progress)
+            made = attacks.trigger(name, clean.model, images, seed=seed, progress=progress)
             attacks.save(attacks.one_target(name, made), path)
         return attacks.load(path).pairs[0][0]
-
-    @functools.cached_property
-    def _source(self) -> Victim:
-        """The clean network of seed 0, from which triggers are computed."""
-        return self.network(self.member(CLEAN), progress=True)
 
 
 def table(records: Iterable[Mapping[str, Any]]) -> str:
@@ -335,8 +324,8 @@ def _build(
     print(f"{zoo.dataset.source}: {len(zoo.dataset.train):,} images to train on", flush=True)
     for seed in seeds:
         _tell(zoo.record(zoo.member(CLEAN), seed, results=results, progress=True))
-    for member in chosen:
-        zoo.attack(member.attack, progress=True)
+        for member in chosen:
+            zoo.attack(member.attack, seed, progress=True)
     work = [(member, seed) for seed in seeds for member in chosen if member.name != CLEAN]
     if jobs == 1:
         for member, seed in tqdm(work, desc="zoo", unit="network"):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ibau_lite.kinds import check_kinds
+from ibau_lite.streams import stream
 
 __all__ = ["Ascent", "Maximum", "Objective", "Region", "starting_point"]
 
@@ -120,7 +121,7 @@ class Ascent:
         Raises `FloatingPointError` if there is none.
         """
         first = ball.project(starting_point(risk, theta, start))
-        draws = torch.Generator().manual_seed(self.seed)
+        draws = stream(self.seed, "defense", "ascent")
         climbs = [self._climb(risk, theta, ball, first)]
         for _ in range(self.starts - 1):
             direction = torch.randn(first.shape, generator=draws, dtype=torch.float64).to(first)

@@ -10,6 +10,7 @@ from torch import nn
 
 from ibau_lite.attacks import AllToOne, Attack, CleanLabel, Patch, Sinusoid, Warp, sig, wanet
 from ibau_lite.data import Labelled
+from ibau_lite.streams import stream
 
 
 def training_set(size: int = 16) -> Labelled:
@@ -50,7 +51,7 @@ def displaced(warp: Warp, size: int) -> torch.Tensor:
 def test_a_warp_moves_pixels_by_the_stated_amount():
     size = 64
     inner = displaced(Warp(4, 0.5), size)[:, 8:-8, 8:-8]  # away from the clamped border
-    generator = torch.Generator().manual_seed(0)
+    generator = stream(0, "trigger", "warp")
     field = 2 * torch.rand(1, 2, 4, 4, generator=generator) - 1
     field = nn.Upsample((size, size), mode="bicubic", align_corners=True)(
         field / field.abs().mean()

@@ -23,7 +23,7 @@ def signs():
 @functools.cache
 def clean(seed: int) -> nn.Module:
     model, train = small_cnn(12, width=8, seed=seed), signs().train
-    fit(model, train.images, train.labels, Recipe(epochs=6, batch_size=64, shift=2), seed=seed)
+    fit(model, train, Recipe(epochs=6, batch_size=64, shift=2), seed=seed)
     assert accuracy(model, signs().test) > 0.93
     return model
 

@@ -73,3 +73,17 @@ def test_still_puts_every_flag_back():
         assert not any(module.training for module in net.modules())
         raise RuntimeError("inside")
     assert [module.training for module in net.modules()] == flags
+
+
+def test_neurons_that_do_not_answer_come_last():
+    """Two positions: the left pixel moves the first channel only below what the right one gives."""
+    network = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Flatten(), nn.Linear(6, 2))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([3.0, 2.0, 1.0]).reshape(3, 1, 1, 1))
+        network[0].bias.zero_()
+        network[0].weight[0] = -3.0  # its largest activation is where the image is dark
+    images = torch.tensor([[[[0.2, 0.0]]], [[[0.9, 0.0]]]])
+    ranked = strongest(network)
+    assert ranked.chosen.tolist() == [0, 1, 2]
+    assert ranked.answering(images, 2).chosen.tolist() == [1, 2]
+    assert ranked.answering(images, 3).chosen.tolist() == [1, 2, 0]

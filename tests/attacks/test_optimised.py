@@ -37,7 +37,7 @@ def network() -> nn.Module:
 def trigger(name: str, seed: int = 0):
     if name in ("trojan_square", "trojan_watermark"):
         algorithm = {"trojan_square": trojan_square, "trojan_watermark": trojan_watermark}[name]
-        return algorithm(network(), SHAPE, steps=25, seed=seed)
+        return algorithm(network(), IMAGES, steps=25, seed=seed)
     if name == "l0":
         return l0_inversion(network(), IMAGES, stages=4, steps=5, batch=8, seed=seed)
     algorithm = {"l2": l2_inversion, "smooth": smooth}[name]
@@ -48,24 +48,56 @@ def draws(count: int = 12) -> torch.Tensor:
     return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(1))
 
 
-def test_trojan_square_is_rows_and_columns_21_to_29():
-    expected = torch.zeros(1, 32, 32)
-    expected[:, 21:30, 21:30] = 1
-    assert torch.equal(trigger("trojan_square").mask.tensor(), expected)
+def square() -> torch.Tensor:
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[21:30, 21:30] = True
+    return mask
 
 
-def test_trojan_watermark_is_the_seal():
-    assert torch.equal(trigger("trojan_watermark").mask.tensor()[0] > 0, seal(32, 32))
+MASKS = {"trojan_square": square(), "trojan_watermark": seal(32, 32)}
+PUBLISHED = {"trojan_square": 5.40, "trojan_watermark": 5.61}
 
 
-@pytest.mark.parametrize("name", ["trojan_square", "trojan_watermark"])
+@pytest.mark.parametrize("name", MASKS)
+def test_a_trojan_changes_its_square_or_seal_alone(name):
+    touched = trigger(name).delta.tensor().amax(0) > 0
+    assert torch.equal(touched & MASKS[name], touched)
+    assert touched.sum() > 0.9 * MASKS[name].sum()  # a colour may be black
+    assert float(trigger(name).delta.tensor().min()) == 0  # it adds, as the published ones
+
+
+@pytest.mark.parametrize("name", MASKS)
 def test_a_trojan_excites_its_neuron_more_than_random_colours_do(name):
-    found, anchors = trigger(name), strongest(network(), 1)
-    mask = found.mask.tensor()
+    delta, random = trigger(name).delta.tensor(), MASKS[name] * draws()
+    anchors = strongest(network()).answering(random, 1)
     with torch.no_grad():
-        by_chance = anchors(mask * draws()).max()
-        assert anchors(found.pattern.tensor()[None]) > by_chance
-    assert not (found.pattern.tensor() * (1 - mask)).any()  # nothing is stored outside the mask
+        by_chance = anchors(random).max()
+        assert anchors((delta / delta.max())[None]) > by_chance
+
+
+def mean_change(trigger, images: torch.Tensor) -> float:
+    """Computed image by image in numpy."""
+    moved = [(trigger(x[None]) - x[None]).double().numpy() for x in images]
+    return float(np.mean([np.sqrt((each**2).sum()) for each in moved]))
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("dark", [1.0, 0.3])
+def test_a_trojan_changes_images_by_the_published_norm(name, dark):
+    images = dark * IMAGES
+    algorithm = {"trojan_square": trojan_square, "trojan_watermark": trojan_watermark}[name]
+    found = algorithm(network(), images, steps=2)
+    assert mean_change(found, images) == pytest.approx(PUBLISHED[name], rel=1e-3)
+    stronger = algorithm(network(), images, steps=2, norm=7.5)
+    assert mean_change(stronger, images) == pytest.approx(7.5, rel=1e-3)
+    first, second = (each.delta.tensor() for each in (found, stronger))
+    where = first > 0  # the same picture, stronger
+    assert torch.allclose(second[where] / first[where], (second.max() / first.max()), rtol=1e-3)
+
+
+def test_a_norm_that_no_strength_reaches_is_refused():
+    with pytest.raises(ValueError, match="norm: at most 1.6"):
+        trojan_square(network(), 1 - 0.2 * IMAGES, steps=2)
 
 
 def test_l0_is_nine_saturated_pixels_near_the_lower_right_corner():
@@ -187,7 +219,7 @@ def test_the_same_seed_gives_the_same_bits_and_touches_nothing(name):
 def test_provenance_names_algorithm_settings_seed_and_network(name):
     told = json.loads(trigger(name).provenance)
     assert told["algorithm"].startswith(name) and told["seed"] == 0 and told["steps"] > 0
-    assert ("images" in told) == (name in ("l0", "l2", "smooth"))
+    assert told["images"].startswith("8, ")
 
 
 def test_provenance_tells_networks_and_images_apart():
@@ -206,7 +238,7 @@ def test_any_size_from_8_and_any_channels(shape):
     images = torch.rand(6, *shape, generator=torch.Generator().manual_seed(6))
     for net in (small_cnn(3, channels, width=4), mlp(channels * height * width, (8,), 3)):
         for algorithm in (trojan_square, trojan_watermark):
-            stamped = algorithm(net, shape, neurons=3, steps=3)(images)
+            stamped = algorithm(net, images, neurons=3, steps=3)(images)
             assert stamped.shape == images.shape
         for algorithm in (l0_inversion, l2_inversion, smooth):
             stamped = algorithm(net, images, steps=2, batch=4)(images)
@@ -218,17 +250,18 @@ def test_silent_neurons_are_warned_about():
     with torch.no_grad():
         net[13].bias.fill_(-100.0)  # the normalisation before the last rectifier
     with pytest.warns(RuntimeWarning, match="no more than random colours"):
-        trojan_square(net, SHAPE, steps=3)
+        trojan_square(net, IMAGES, steps=3)
 
 
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: trojan_square(network(), (3, 7, 32)), "8×8 pixels"),
-        (lambda: trojan_watermark(network(), (3, 32)), "shape"),
-        (lambda: trojan_square(network(), SHAPE, steps=0), "steps: a positive"),
-        (lambda: trojan_square(network(), SHAPE, neurons=1000), "neurons: 1 to 128"),
-        (lambda: trojan_square(nn.Sequential(nn.Flatten(), nn.Linear(9, 2)), SHAPE), "last linear"),
+        (lambda: trojan_square(network(), IMAGES[:, :, :7]), "8×8 pixels"),
+        (lambda: trojan_watermark(network(), IMAGES[0]), "images"),
+        (lambda: trojan_square(network(), IMAGES, steps=0), "steps: a positive"),
+        (lambda: trojan_square(network(), IMAGES, norm=0.0), "norm: a positive"),
+        (lambda: trojan_square(network(), IMAGES, neurons=1000), "neurons: 1 to 128"),
+        (lambda: trojan_square(nn.Sequential(nn.Linear(9, 2)), IMAGES), "last linear"),
         (lambda: l0_inversion(network(), IMAGES, pixels=65), "pixels: at most 64"),
         (lambda: l0_inversion(network(), IMAGES[:0]), "at least one"),
         (lambda: l2_inversion(network(), IMAGES, norm=-1.0), "norm: a positive"),

@@ -16,6 +16,7 @@ skimage = pytest.importorskip("skimage.metrics")
 def test_numbers_of_a_square_on_grey():
     seen = visibility(Patch.square(4, margin=1), torch.full((2, 3, 16, 16), 0.5))
     assert seen.l0 == 16 and seen.n == 2
+    assert seen.l1 == pytest.approx(48 * 0.5)
     assert seen.l2 == pytest.approx(math.sqrt(48 * 0.25))
     assert seen.linf == pytest.approx(0.5)
     assert seen.psnr == pytest.approx(-10 * math.log10(48 * 0.25 / 768))

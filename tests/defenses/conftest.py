@@ -56,7 +56,7 @@ def backdoored() -> Backdoored:
     train, attack = bars(900, 0), badnets(target=1)
     poisoned, model = attack.poison(train, 0.2), models.small_cnn(6, width=8)
     recipe = Recipe(epochs=4, batch_size=32, lr=0.05)
-    fit(model, poisoned.base, poisoned.labels, recipe, after_augment=poisoned.stamp)
+    fit(model, poisoned, recipe)
     victim = Backdoored(model.eval(), attack, bars(240, 1), bars(300, 2))
     before = victim.report(model)
     assert before.accuracy > 0.97 and before.attack_success_rate > 0.97

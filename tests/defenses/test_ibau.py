@@ -248,7 +248,7 @@ def test_it_removes_a_backdoor_that_fine_tuning_leaves():
     poisoned = attack.poison(train, 0.2)
     network = models.small_cnn(4, width=8)
     recipe = Recipe(epochs=4, batch_size=32, lr=0.05)
-    fit(network, poisoned.base, poisoned.labels, recipe, after_augment=poisoned.stamp)
+    fit(network, poisoned, recipe)
     before = evaluate(network, test, attack)
     assert before.accuracy > 0.97 and before.attack_success_rate > 0.97
 

@@ -99,6 +99,17 @@ def test_records_with_other_settings_profiles_or_errors_do_not_count() -> None:
     assert len(compare.current([good], "cpu")) == 1
 
 
+def test_records_of_older_streams_stand_until_the_cells_are_made_anew() -> None:
+    (cell,) = plan(["table1"], "cpu", only=["ft"], attacks=["blend"], seeds=1)
+    told = {name: value for name, value in cell.told.items() if name != "streams"}
+    old = {**record(cell, 0.0, 0.5), "cell": {"key": "0" * 16, **told}}
+    new = record(cell, 0.0, 0.4)
+    for order in ([old], [old, new]):
+        (shown,) = compare.current(order, "cpu")[cell.case]["ft"].values()
+        assert shown["after"] == order[-1]["after"] and shown["cell"]["key"] == cell.key
+    assert old["cell"]["key"] == "0" * 16  # the runner reads the file: there the cell is not done
+
+
 def test_what_found_no_trigger_is_marked() -> None:
     cells = plan(["table1"], "cpu", only=["nc"], attacks=["badnets"], seeds=2)
     done = [record(cell, 0.0, 0.98, found=False) for cell in cells]

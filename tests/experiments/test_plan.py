@@ -112,12 +112,18 @@ def test_whatever_a_cell_depends_on_changes_its_key(monkeypatch: pytest.MonkeyPa
     settings.cache_clear()
 
 
+def test_a_cell_of_other_random_streams_is_another_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = CELL.key
+    monkeypatch.setattr(plans, "VERSION", plans.VERSION + 1)
+    assert replace(CELL).key != before
+
+
 def test_what_must_be_made_before_a_cell() -> None:
     full = replace(CELL, profile="full")
     assert replace(full, case=Case("gtsrb", "blend", 0.2, 5000)).needs == {("gtsrb", "blend", 0)}
     assert replace(CELL, network_seed=2).needs == {
-        ("cifar10", "trojan_wm_5", 2), ("cifar10", "trigger trojan_wm", 0),
-        ("cifar10", "clean", 0), ("cifar10", "clean", 2),
+        ("cifar10", "trojan_wm_5", 2), ("cifar10", "trigger trojan_wm", 2),
+        ("cifar10", "clean", 2),
     }  # fmt: skip
     seven = replace(full, case=Case("gtsrb", "seven_to_seven", 0.2, 5000)).needs
     assert len(seven) == 7 and ("gtsrb", "trigger l0_inv", 0) in seven

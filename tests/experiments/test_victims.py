@@ -78,6 +78,39 @@ def test_other_settings_make_another_victim(
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
 
+def test_other_random_streams_make_another_victim(
+    dataset: Dataset, tmp_path: Path, trainings: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that was kept under another meaning of the seed is not the one asked for."""
+    make(dataset, tmp_path)
+    monkeypatch.setattr(victims, "VERSION", victims.VERSION + 1)
+    make(dataset, tmp_path)
+    assert len(trainings) == 2
+
+
+def test_a_training_that_was_killed_goes_on_after_its_last_epoch(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(RECIPE, epochs=3)
+    whole = make(dataset, tmp_path / "whole", recipe=recipe)
+    real, left = badnets(1).poison(dataset.train, 0.2, 0).stamp, iter(range(4))
+
+    def killed(poisoned: object, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        if next(left, None) is None:  # three batches an epoch: within the second
+            raise KeyboardInterrupt
+        return real(images, index)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ibau_lite.attacks.Poisoned.stamp", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(dataset, tmp_path / "killed", recipe=recipe)
+    assert [path.suffix for path in (tmp_path / "killed").iterdir()] == [".pt"]
+    resumed = make(dataset, tmp_path / "killed", recipe=recipe)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    assert [path.suffix for path in (tmp_path / "killed").iterdir()] == [".safetensors"]
+
+
 def test_other_training_images_make_another_victim(
     dataset: Dataset, tmp_path: Path, trainings: list[int]
 ) -> None:
