@@ -18,6 +18,8 @@ from torch import nn
 from ibau_lite.attacks import Attack
 from ibau_lite.data import Dataset, Labelled
 from ibau_lite.defenses import REGISTRY, Defense, dp
+from ibau_lite.experiments.answers import Answers
+from ibau_lite.experiments.near_duplicates import NEAR, nearest
 from ibau_lite.experiments.records import append, fingerprint, key_of, provenance, read
 from ibau_lite.experiments.victims import Victim
 from ibau_lite.metrics import Report, accuracy, evaluate
@@ -87,7 +89,9 @@ def run(
     ACC and ASR are measured on the test split, before, after, and after each round (the clock
     stands still meanwhile, and `elapsed` is what it shows; with `watched`, on as many test images
     after each round); nothing is chosen by them. `by_pair` is the ASR of each trigger if there are
-    several; `found` says whether a defence that looks for a trigger found one, `flagged` for
+    several; `answers` keeps which test images are read right and which stamped ones as the attacker
+    wants (`Answers`), and `apart` the ACC on the test images that have no near-duplicate among the
+    clean ones; `found` says whether a defence that looks for a trigger found one, `flagged` for
     which classes, `climbs` what the inner search of I-BAU saw (None for the others). `dp` gets the
     poisoned training set. With `results` (a JSON Lines file) the record is appended, and a cell
     that is there already is not run again: `key` is a hash of the images and of every setting that
@@ -133,7 +137,7 @@ def run(
         victim.model, dataset.clean, config=config, seed=seed, progress=progress, evaluator=measure
     )
     cpu_seconds = time.process_time() - began - measuring
-    after = _report(defended.model, dataset.test, attack)
+    answers = Answers.of(_channels_last(defended.model), dataset.test, attack)
     record = {
         "key": key,
         "profile": profile,
@@ -143,7 +147,9 @@ def run(
         "defense": label or defense,
         "seed": seed,
         "before": dataclasses.asdict(victim.report),
-        "after": dataclasses.asdict(after),
+        "after": dataclasses.asdict(answers.report),
+        "answers": answers.to_dict(),
+        "apart": _apart(dataset, answers),
         "by_pair": _by_pair(defended.model, dataset, attack),
         "found": defended.details.get("found"),
         "flagged": defended.details.get("flagged"),
@@ -170,10 +176,21 @@ def _measured(attack: Attack, victim: Victim) -> dict[str, Any]:
     return {} if json.dumps(shown) == json.dumps(known) else {"measured": shown}
 
 
-def _report(model: nn.Module, test: Labelled, attack: Attack) -> Report:
-    """ACC and ASR; a processor convolves a third faster with the channels last."""
+def _channels_last(model: nn.Module) -> nn.Module:
+    """A copy for looking at many images: a processor convolves a third faster so."""
     last: nn.Module = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return evaluate(last, test, attack)
+    return last
+
+
+def _report(model: nn.Module, test: Labelled, attack: Attack) -> Report:
+    return evaluate(_channels_last(model), test, attack)
+
+
+def _apart(dataset: Dataset, answers: Answers) -> dict[str, Any]:
+    """ACC on the test images without a near-duplicate in the clean set, and how many there are."""
+    alone = nearest(dataset.test.images, dataset.clean.images)[0] <= NEAR
+    right = answers.clean[alone]
+    return {"accuracy": float(right.double().mean()) if len(right) else None, "n": len(right)}
 
 
 def _prepared(defense: str, dataset: Dataset, attack: Attack, victim: Victim) -> Defense:

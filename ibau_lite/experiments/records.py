@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import subprocess
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -59,12 +60,30 @@ def provenance() -> dict[str, Any]:
 
 
 def _code() -> str:
-    """Twelve hexadecimal digits that stand for the library's source files."""
-    digest = hashlib.sha256()
+    """The commit that the source files are of; a digest of the files where they are of none.
+
+    "commit 0123456789ab", "changed from commit 0123456789ab, files ba9876543210", or outside a git
+    checkout "files ba9876543210".
+    """
     root = Path(ibau_lite.__file__).parent
+    digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
+    files = f"files {digest.hexdigest()[:12]}"
+    try:
+        _git(root, "ls-files", "--error-unmatch", "__init__.py")  # a checkout of this project
+        commit = f"commit {_git(root, 'rev-parse', 'HEAD')[:12]}"
+        changed = _git(root, "status", "--porcelain", "--", ".", "../theory")
+    except (OSError, subprocess.SubprocessError):
+        return files
+    return f"changed from {commit}, {files}" if changed else commit
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    run = subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=20
+    )
+    return run.stdout.strip()
 
 
 _CODE = _code()  # of the files as they were imported: they may change under a long run

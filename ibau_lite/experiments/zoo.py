@@ -28,6 +28,7 @@ from ibau_lite import attacks
 from ibau_lite.attacks.talk import COMPUTED, ONE_TARGET, SEVEN_TARGETS
 from ibau_lite.data import Dataset, cache
 from ibau_lite.experiments import first_run
+from ibau_lite.experiments.answers import Answers
 from ibau_lite.experiments.courses import course
 from ibau_lite.experiments.grid import grid
 from ibau_lite.experiments.records import append, fingerprint, key_of, provenance, read
@@ -209,6 +210,7 @@ class Zoo:
                 str(rule): accuracy(poisoned.model, views[number])
                 for number, (_, rule) in enumerate(attack.pairs)
             },
+            "answers": Answers.of(poisoned.model, test, attack).to_dict(),
             "control": dataclasses.asdict(evaluate(clean.model, test, attack)),
             "seconds": poisoned.seconds,
             "settings": settings,

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 import ibau_lite
 from ibau_lite.experiments import append, provenance, read
+from ibau_lite.experiments import records as records_room
 
 RECORD = {"key": "a", "seed": 0, "before": {"accuracy": 0.5}, "history": [{"δ": 1.25}], "x": None}
 
@@ -103,7 +106,38 @@ def test_provenance_says_when_with_what_and_where() -> None:
     known = provenance()
     assert known["versions"]["ibau_lite"] == ibau_lite.__version__
     assert known["versions"]["torch"] == torch.__version__
+    assert re.fullmatch(
+        r"(changed from )?commit [0-9a-f]{12}(, files [0-9a-f]{12})?|files [0-9a-f]{12}",
+        known["versions"]["code"],
+    )
     assert known["date"].endswith("+00:00")
     assert known["hardware"]["device"]
     assert known["hardware"]["threads"] == torch.get_num_threads()
     assert json.loads(json.dumps(known)) == known
+
+
+def test_the_code_is_a_commit_only_where_no_file_differs_from_it(tmp_path, monkeypatch) -> None:
+    package = tmp_path / "project" / "ibau_lite"
+    package.mkdir(parents=True)
+    file = package / "__init__.py"
+    file.write_text("one = 1\n")
+    monkeypatch.setattr(ibau_lite, "__file__", str(file))
+    alone = records_room._code()
+    assert re.fullmatch(r"files [0-9a-f]{12}", alone)
+
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        run = ["git", *who, *arguments]
+        return subprocess.run(run, cwd=package.parent, check=True, capture_output=True).stdout
+
+    git("init")
+    assert records_room._code() == alone  # not tracked: no commit has it
+    (package.parent / "theory").mkdir()
+    (package.parent / "theory" / "page.md").write_text("")
+    git("add", ".")
+    git("commit", "-m", "first")
+    commit = f"commit {git('rev-parse', 'HEAD').decode()[:12]}"
+    assert records_room._code() == commit
+    file.write_text("one = 2\n")
+    assert re.fullmatch(rf"changed from {commit}, files [0-9a-f]{{12}}", records_room._code())
+    assert not records_room._code().endswith(alone)
