@@ -18,7 +18,6 @@ if TYPE_CHECKING:
         checkpoints,
         data,
         defenses,
-        experiments,
         folding,
         hypergrad,
         metrics,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
         testing,
         theory,
         training,
+        zoo,
     )
 
 __version__ = "0.1.0"
@@ -39,7 +39,6 @@ __all__ = [
     "checkpoints",
     "data",
     "defenses",
-    "experiments",
     "folding",
     "hypergrad",
     "metrics",
@@ -51,6 +50,7 @@ __all__ = [
     "testing",
     "theory",
     "training",
+    "zoo",
 ]
 
 
