@@ -1,4 +1,4 @@
-"""I-BAU, its theory and its evidence: every public function is one equation of the book.
+"""Backdoor removal as a minimax problem: I-BAU, its theory, other defences, attacks and data.
 
     import ibau_lite as ib
     signs = ib.data.load("signs")
