@@ -1,4 +1,4 @@
-"""I-BAU, its theory and its evidence: every public function is one equation of the book.
+"""Backdoor removal as a minimax problem: I-BAU, its theory, other defences, attacks and data.
 
     import ibau_lite as ib
     signs = ib.data.load("signs")
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
         checkpoints,
         data,
         defenses,
-        experiments,
         folding,
         hypergrad,
         metrics,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
         testing,
         theory,
         training,
+        zoo,
     )
 
 __version__ = "0.1.0"
@@ -40,7 +40,6 @@ __all__ = [
     "checkpoints",
     "data",
     "defenses",
-    "experiments",
     "folding",
     "hypergrad",
     "metrics",
@@ -53,6 +52,7 @@ __all__ = [
     "testing",
     "theory",
     "training",
+    "zoo",
 ]
 
 

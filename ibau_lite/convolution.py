@@ -1,8 +1,8 @@
 r"""A convolution whose second derivatives cost what they must.
 
 PyTorch's own convolution, differentiated twice, works out the gradient in the weights at every
-product with a Hessian in the *input*, wanted or not: a third of each product (seen in a profile of
-torch 2.13 as twice as many convolutions as layers, whether the weights require gradients or not).
+product with a Hessian in the *input*, wanted or not: a third of each product (torch 2.13 runs
+twice as many convolutions as layers, whether the weights require gradients or not).
 Here a convolution and its transpose are each other's derivative in the input, and the gradient in
 the weights is taken only when the backward pass at hand was asked for something that needs it.
 """

@@ -1,4 +1,4 @@
-"""The networks of the book, as plain `torch.nn.Module`\\ s.
+"""Networks for small images, as plain `torch.nn.Module`\\ s.
 
 Every constructor takes a `seed`: the same seed gives the same initial weights, and the global
 random state is left as it was. All networks map images `[N, C, H, W]` in [0, 1] to logits

@@ -21,6 +21,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
+BOOK_LAB = ROOT / "book" / "lab"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 HARD = [Requirement(text) for text in PROJECT["project"]["dependencies"]]
 EXTRAS = {
@@ -122,7 +123,9 @@ def installed_paths() -> set[str]:
     """Where each module of the repository lies once it is installed."""
     library = [path.relative_to(ROOT) for path in ROOT.glob("ibau_lite/**/*.py")]
     theory = ["ibau_lite" / path.relative_to(ROOT) for path in ROOT.glob("theory/**/*.py")]
-    return {path.as_posix() for path in [*library, *theory]}
+    lab = BOOK_LAB.rglob("*.py")
+    laboratory = ["ibau_lab" / path.relative_to(BOOK_LAB) for path in lab]
+    return {path.as_posix() for path in [*library, *theory, *laboratory]}
 
 
 def test_every_package_is_listed() -> None:
@@ -136,14 +139,14 @@ def test_wheel_holds_modules_and_networks_and_nothing_beside_the_library(tmp_pat
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for name in ("ibau_lite", "theory"):
+    for name in ("ibau_lite", "theory", "book/lab"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     command = f"-m pip wheel -q --no-deps --no-index --no-build-isolation -w {tmp_path} {source}"
     subprocess.run([sys.executable, *command.split()], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name for name in names if name.endswith(".py")} == installed_paths()
-    networks = (ROOT / "ibau_lite" / "experiments" / "networks").iterdir()
+    networks = (ROOT / "ibau_lite" / "zoo" / "networks").iterdir()
     carried = {name for name in names if "/networks/" in name}
     assert carried == {path.relative_to(ROOT).as_posix() for path in networks}
 

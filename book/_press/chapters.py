@@ -127,7 +127,8 @@ def _kept_path(chapter: Path, profile: str) -> Path:
 
 def _ingredients(chapter: Path) -> Iterator[bytes]:
     files = [chapter, *(BOOK / "results").rglob("*"), Path(__file__)]
-    files += [*(ROOT / "ibau_lite").rglob("*.py"), *(ROOT / "theory").rglob("*.py")]
+    for sources in (ROOT / "ibau_lite", ROOT / "theory", BOOK / "lab"):
+        files += sources.rglob("*.py")
     for path in sorted(file for file in files if file.is_file()):
         yield path.name.encode()
         yield path.read_bytes()

@@ -105,7 +105,7 @@ def _is_bar(output: dict) -> bool:
 def stage(results: dict[str, Path]) -> None:
     """Lay out the sources of the pages in STAGE, the executed chapters in place of the others."""
     shutil.rmtree(STAGE, ignore_errors=True)
-    unwanted = shutil.ignore_patterns("_press", "*.ipynb", "__pycache__", ".*", "_build")
+    unwanted = shutil.ignore_patterns("_press", "lab", "*.ipynb", "__pycache__", ".*", "_build")
     shutil.copytree(chapters.BOOK, STAGE / "book", ignore=unwanted)
     for page in sorted((chapters.ROOT / "theory").glob("*.md")):
         (STAGE / "theory").mkdir(exist_ok=True)

@@ -27,7 +27,7 @@ class Control(Attack):
         return Poisoned(self, train.images, train.labels, nobody, nobody)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what the training set depends on, for a record: the name alone."""
+        """Give what the training set depends on: the name alone."""
         return {"name": self.name, "pairs": []}
 
 

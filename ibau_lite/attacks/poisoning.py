@@ -330,7 +330,7 @@ class Attack:
         return poisoned
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the name, triggers and label rules as plain JSON data, for a record."""
+        """Give the name, triggers and label rules as plain JSON data."""
 
         def told(trigger: Trigger) -> Any:
             return trigger.to_dict() if hasattr(trigger, "to_dict") else repr(trigger)

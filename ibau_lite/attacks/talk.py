@@ -28,7 +28,7 @@ ONE_TARGET: dict[str, int] = {
     "trojan_sq": 2,
     "trojan_wm": 2,
 }
-"""Target of each trigger when it is alone (Tables 1 and 2). Blend's is ours: the talk has none."""
+"""Target of each trigger when it is alone. Blend's is ours: the talk has none."""
 
 SEVEN_TARGETS: dict[str, int] = {
     "trojan_wm": 9,
@@ -39,7 +39,7 @@ SEVEN_TARGETS: dict[str, int] = {
     "l0_inv": 4,
     "l2_inv": 5,
 }
-"""Target of each trigger in the 7-trigger-7-target attack, in the order of Table 3."""
+"""Target of each trigger in the 7-trigger-7-target attack."""
 
 
 class _Computed(Protocol):

@@ -1,6 +1,6 @@
 """Datasets as tensors, float32 [N, C, H, W] in [0, 1], in four disjoint parts.
 
-`load(name)` knows the datasets of the book; `load_npz`, `load_image_folder` and `from_torchvision`
+`load(name)` knows some data sets by name; `load_npz`, `load_image_folder` and `from_torchvision`
 bring any other. All of them return a `Dataset`.
 """
 

@@ -52,7 +52,7 @@ class DPConfig:
     size of a batch: each image takes part with probability batch_size / N, as the accounting asks.
     Gradients of `chunk` images are held at a time, a matter of memory only.
     `private=False` trains the same network from the same weights without clipping or noise
-    (ε = ∞), the row that says what the change of architecture costs.
+    (ε = ∞), which shows what the change of architecture costs.
     """
 
     epochs: int = 20

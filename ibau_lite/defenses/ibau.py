@@ -65,7 +65,7 @@ _ADVICE = "lower lr, raise the solver's damping, or drop the indirect term (solv
 
 @dataclass(frozen=True)
 class IBAUConfig:
-    """Every setting of I-BAU; the defaults are this book's recipe, one for all data sets.
+    """Every setting of I-BAU; the defaults are one recipe for all data sets.
 
     The problem
         ball: where δ lives. penalty: H − penalty·‖δ‖² as the inner objective. clamp: evaluate at
@@ -157,14 +157,13 @@ class IBAUConfig:
 
     @classmethod
     def anchored(cls, **changes: Any) -> IBAUConfig:
-        """The recipe of this book's tables: the network's own answers hold the accuracy.
+        """A recipe in which the network's own answers hold the accuracy.
 
         Several δ, in several sets, toward the classes that sparse ones single out, or away from all
         classes at once; then 40,000 images in batches of 100 that take one δ after the other, on
         half of the images, with labels that are nine tenths the given network's own answer to the
         image without δ; the indirect term takes 2 products with the Hessian on 25 images and is at
-        most a tenth of the direct one; at the end a tenth of the way is gone back. Chosen by
-        images of CIFAR-10 that the tables do not measure on (`experiments.tuning`).
+        most a tenth of the direct one; at the end a tenth of the way is gone back.
         """
         recipe = cls(
             rounds=1,

@@ -90,8 +90,8 @@ def cleanse(
     """Search, flag, unlearn: the common frame of the defences that invert triggers.
 
     Where no class is flagged there is no trigger to unlearn: the result is a copy of the model, bit
-    for bit, with `details["found"]` false and an empty history (tables print ×). Otherwise one row
-    a pass. `details` holds flagged, index, sizes, success and what the search adds. Raises
+    for bit, with `details["found"]` false and an empty history. Otherwise one
+    row a pass. `details` holds flagged, index, sizes, success and what the search adds. Raises
     `ValueError` as `private_copy` and `clean_on_device`, for fewer than 3 classes, of which none
     can stand out, and for `config.targets` that the model lacks.
     """

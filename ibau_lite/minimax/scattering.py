@@ -28,7 +28,7 @@ class Scattering:
     one answer. A penalty of the risk is left out.
 
     Source: Moosavi-Dezfooli et al. 2017 observe that universal perturbations end in a few dominant
-    labels; this objective is the book's.
+    labels; this objective is ours.
     """
 
     risk: Risk

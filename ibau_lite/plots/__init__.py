@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ibau_lite.plots.answers import confusion
-    from ibau_lite.plots.evidence import over_setting, paths, price
     from ibau_lite.plots.images import image_grid, readings, stamping
     from ibau_lite.plots.rates import bars, curves
     from ibau_lite.plots.rounds import delta_and_trigger, per_round, terms
-    from ibau_lite.plots.seeds import per_row
     from ibau_lite.plots.triggers import gallery, spectrum
 
 # Figure -> the file that draws it.
@@ -25,11 +23,7 @@ _HOME = {
     "delta_and_trigger": "rounds",
     "gallery": "triggers",
     "image_grid": "images",
-    "over_setting": "evidence",
-    "paths": "evidence",
     "per_round": "rounds",
-    "per_row": "seeds",
-    "price": "evidence",
     "readings": "images",
     "spectrum": "triggers",
     "stamping": "images",
@@ -43,11 +37,7 @@ __all__ = [
     "delta_and_trigger",
     "gallery",
     "image_grid",
-    "over_setting",
-    "paths",
     "per_round",
-    "per_row",
-    "price",
     "readings",
     "spectrum",
     "stamping",

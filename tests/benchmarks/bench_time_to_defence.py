@@ -31,13 +31,13 @@ import torch
 from bench_hypergradient import published
 from torch import Tensor, nn
 
+from ibau_lab.contenders import unlearning
+from ibau_lab.first_run import experiments
+from ibau_lab.victims import Victim
+from ibau_lab.zoo import Zoo
 from ibau_lite.attacks import Attack
 from ibau_lite.data import Dataset
 from ibau_lite.defenses import IBAUConfig, ibau, naive, outer_step
-from ibau_lite.experiments.contenders import unlearning
-from ibau_lite.experiments.first_run import experiments
-from ibau_lite.experiments.victims import Victim
-from ibau_lite.experiments.zoo import Zoo
 from ibau_lite.metrics import evaluate
 from ibau_lite.minimax import Risk
 from ibau_lite.solvers import SolverWarning

@@ -19,7 +19,7 @@ PAGES = [
     "neumann",
     "active_constraint",
 ]
-ROOMS = ("theory", "hypergrad", "solvers", "minimax", "experiments", "defenses")
+ROOMS = ("theory", "hypergrad", "solvers", "minimax", "defenses")
 STATEMENTS = ("theorem", "proposition", "lemma", "corollary")
 
 

@@ -1,0 +1,36 @@
+"""The command line: `python -m ibau_lab reproduce …`; each command's own help says the rest."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {
+    "zoo": "ibau_lab.zoo",
+    "reproduce": "ibau_lab.runner",
+    "tables": "ibau_lab.report",
+}
+HELP = """usage: python -m ibau_lab COMMAND …
+
+  zoo        train poisoned networks, or print the table of those that are recorded
+  reproduce  run the cells of the talk's tables, list them, or estimate their time
+  tables     print what is recorded of the tables, beside the talk's numbers
+
+python -m ibau_lab COMMAND --help says the rest."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Hand the arguments to the command that the first of them names; 2 if there is none."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] in (["--help"], ["-h"]):
+        print(HELP)
+        return 0
+    if not arguments or arguments[0] not in COMMANDS:
+        print(HELP, file=sys.stderr)
+        return 2
+    status: int = importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:])
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

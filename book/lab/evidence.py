@@ -1,0 +1,329 @@
+"""What a page says about recorded cells: how many, and what they amount to.
+
+A page shows the records of profile `full` where a table has any, those of `cpu` otherwise, and
+works with none at all. Nothing here judges anew: *removed*, *kept*, *agrees* and *wins* are those
+of `compare`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from ibau_lite import zoo
+from ibau_lite.attacks.talk import ONE_TARGET
+from ibau_lite.metrics import spread
+
+from .compare import (
+    Comparison,
+    Outcome,
+    adopted,
+    compare,
+    named,
+    of_cells,
+    points,
+    published,
+    strange,
+    success,
+)
+from .contenders import CONTENDERS, RECIPES, contender
+from .courses import course
+from .first_run import experiments
+from .grid import grid
+from .layout import matrix_rows
+from .plan import TABLES, Case, plan
+from .records import device, usual_device
+
+__all__ = [
+    "COMPARED",
+    "better_than_fine_tuning",
+    "by_setting",
+    "costs",
+    "drawn",
+    "on_networks",
+    "prices",
+    "progress",
+    "rows_won",
+    "shown",
+    "summary",
+    "training",
+    "verdicts",
+]
+
+COMPARED = TABLES[:-1]
+"""The tables of ACC and ASR; Table 6 has the seconds of cells of the first two."""
+
+_REAL = ("full", "cpu")
+_FINE_TUNING = CONTENDERS["ft"][0]
+_MARGIN = 0.05
+_ATTACKS = (*ONE_TARGET, "all_to_all", "seven_to_seven")
+_MEASURES = ("accuracy", "attack_success_rate")
+
+Records = Iterable[Mapping[str, Any]]
+
+
+def shown(records: Records, table: str) -> tuple[str, list[Comparison]]:
+    """The profile that a page shows of a table, and its cells: `full` if any is done, else `cpu`.
+
+    Raises `ValueError` for a table that is not there.
+    """
+    records = list(records)
+    for profile in _REAL:
+        compared = compare(records, table, profile)
+        if any(each.n for each in compared):
+            break
+    return profile, compared
+
+
+def on_networks(
+    records: Records, data: str, networks: Sequence[str]
+) -> tuple[str, list[Comparison]]:
+    """The profile that is shown, and every defence on these networks of a data set.
+
+    The cells are those of Tables 1, 2 and 6, defences in the order of `CONTENDERS`.
+    """
+    records = list(records)
+    profile, _ = shown(records, "table1" if data == "cifar10" else "table2")
+    cells = plan(["table1", "table2", "table6"], profile, attacks=networks, data=[data])
+    order = list(CONTENDERS)
+    return profile, of_cells(records, sorted(cells, key=lambda cell: order.index(cell.defense)))
+
+
+def progress(records: Records, tables: Sequence[str], *, seeds: int = 3) -> str:
+    """What is recorded of each table and profile as Markdown, and the command that goes on.
+
+    "others" counts finished records of these tables whose settings are not the plan's any more, and
+    those that `compare.current` leaves out because of their images; they are in no table.
+    """
+    records = adopted(record for record in records if "cell" in record)
+    done = {record["cell"]["key"] for record in records if "error" not in record}
+    failed = {record["cell"]["key"] for record in records} - done
+    rows = [["table", "profile", "cells planned", "done", "failed", "others"]]
+    rows.append(["---"] * 2 + ["---:"] * 4)
+    finished = 0
+    for table in tables:
+        for profile in reversed(_REAL):
+            cells = plan([table], profile, seeds=seeds)
+            keys = {cell.key for cell in cells}
+            # As the plan tells them, settings apart: the same cells, run with other settings.
+            told_as = [{**cell.told, "key": ""} for cell in cells]
+            others = sum(
+                {**record["cell"], "key": ""} in told_as and record["cell"]["key"] not in keys
+                for record in records
+                if "error" not in record
+            )
+            others += sum(record["cell"]["key"] in keys for record in strange(records, profile))
+            count = len(keys & done)
+            finished += count
+            told = (len(keys), count, len(keys & failed), others)
+            rows.append([table, profile, *map(str, told)])
+    text = grid(rows)
+    if not finished:
+        text += "\n\n**Nothing is recorded yet**: the talk's numbers stand alone below."
+    command = f"python -m ibau_lab reproduce {' '.join(tables)} --profile cpu --seeds {seeds}"
+    where = "--results book/results/reproduce.jsonl"
+    return f"{text}\n\nThis goes on where the records end:\n\n```\n{command} \\\n    {where}\n```"
+
+
+def training(data: str) -> str:
+    """How the networks of a data set are trained in each real profile, as Markdown."""
+    lines = []
+    for profile in reversed(_REAL):
+        epochs = {name: _epochs(data, profile, name) for name in _ATTACKS}
+        ((usual, _),) = Counter(epochs.values()).most_common(1)
+        others = ", ".join(f"{name} {n}" for name, n in epochs.items() if n != usual)
+        told = f"{usual} epochs with the poison" + (f" ({others})" if others else "")
+        if profile == "cpu" and "start" in _trained_with(data, "badnets"):
+            told = f"a cycle of clean images, then {told}"
+        rounds = ", ".join(
+            f"{CONTENDERS[name][0]} {contender(name, profile, data).config.rounds}"
+            for name in ("ibau", "released", "exact")
+        )
+        lines.append(f"- `{profile}`: {told}. Rounds at most: {rounds}.")
+    return "\n".join(lines)
+
+
+def _epochs(data: str, profile: str, attack: str) -> int:
+    """How often the poisoned images are seen: of `cpu` by the networks that are shipped."""
+    if profile != "cpu":
+        (trained,) = (each for each in experiments(profile) if each.data == data)
+        return course(trained, profile, attack).epochs
+    told = _trained_with(data, attack)
+    return sum(recipe["epochs"] for recipe in told.get("recipes") or [told["recipe"]])
+
+
+def _trained_with(data: str, attack: str) -> dict[str, Any]:
+    settings: dict[str, Any] = zoo.load(data, attack).metadata["settings"]
+    return settings
+
+
+def verdicts(compared: Iterable[Comparison]) -> str:
+    """The cells that were run as Markdown: ACC, ASR, and the two answers that are compared."""
+    rows = [["row", "defence", "n", "ACC", "points lost", "ASR", "removed", "kept"]]
+    rows.append(["---"] * 2 + ["---:"] * 4 + [":---:"] * 2)
+    seen: set[Case] = set()
+    for each in compared:
+        if each.ours is None:
+            continue
+        if each.case not in seen:
+            seen.add(each.case)
+            before = [record["before"] for record in each.records]
+            means = (spread(b[key] for b in before).mean for key in _MEASURES)
+            told = [f"{100 * mean:.1f} %" for mean in means]
+            rows.append([named(each.case), "no defence", "", told[0], "", told[1], "", ""])
+        row = [named(each.case), each.label, str(each.n), str(each.accuracy)]
+        row += [points(each.ours.drop), success(each)]
+        rows.append([*row, _mark(each.ours.removed), _mark(each.ours.kept)])
+    return grid(rows)
+
+
+def costs(compared: Iterable[Comparison]) -> str:
+    """A line a defence, a column a network, as Markdown: ACC / ASR in per cent, and seconds.
+
+    Means over the n seeds; the talk's are in brackets, — was not run, × found no trigger. The
+    seconds are the mean of a defence's runs on these networks on the hardware that most of all
+    these runs used; runs elsewhere are left out of it, unless there are no others: then their
+    hardware is named. The first line is the network before any defence.
+    """
+    compared = list(compared)
+    usual = usual_device(record for each in compared for record in each.records) or "not run"
+    head, undefended, *rows = matrix_rows(compared)
+    told = [[*head, f"s ({usual})"], ["---"] + ["---:"] * len(head), [*undefended, ""]]
+    for row, group in zip(rows, _by_label(compared).values(), strict=True):
+        runs = [record for each in group for record in each.records]
+        where = usual if usual in map(device, runs) else usual_device(runs) or usual
+        seconds = [record["seconds"] for record in runs if device(record) == where]
+        price = f"{sum(seconds) / len(seconds):.1f}" if seconds else ""
+        told.append([*row, price + (f" ({where})" if where != usual else "")])
+    return grid(told)
+
+
+def summary(compared: Iterable[Comparison]) -> str:
+    """A line a defence as Markdown: on how many rows it removed, kept, did both; the talk's counts.
+
+    "every seed" is on how many rows each seed by itself removed, where "removed" asks the mean;
+    "agree" on how many both give the same answers, out of those that both have.
+    """
+    rows = [["defence", "rows", "removed", "every seed", "kept", "both", "the talk: both", "agree"]]
+    rows.append(["---"] + ["---:"] * 7)
+    for label, group in _by_label(compared).items():
+        ours = [each.ours for each in group if each.ours is not None]
+        every = sum(each.n > 0 and each.removed_by == each.n for each in group)
+        theirs = [published(each.talk) for each in group if each.talk is not None]
+        agree = [each.agrees for each in group if each.agrees is not None]
+        row = [label, str(len(ours))]
+        if ours:
+            row += [str(sum(o.removed for o in ours)), str(every)]
+            row += [str(sum(o.kept for o in ours)), str(_both(ours))]
+        else:
+            row += ["not run", "", "", ""]
+        row += [f"{_both(theirs)} of {len(theirs)}" if theirs else ""]
+        row += [f"{sum(agree)} of {len(agree)}" if agree else ""]
+        rows.append(row)
+    return grid(rows)
+
+
+def rows_won(compared: Iterable[Comparison]) -> str:
+    """For each recipe of I-BAU a line: on which rows it is no worse than the talk's I-BAU."""
+    lines = []
+    for label, group in _by_label(compared).items():
+        judged = [each for each in group if each.wins is not None]
+        if label not in ("I-BAU", *RECIPES) or not judged:
+            continue
+        won = [named(each.case) for each in judged if each.wins]
+        lines.append(
+            f"- **{label}** matches or beats the talk's I-BAU on {len(won)} of {len(judged)} rows"
+            + (f": {', '.join(won)}." if won else ".")
+        )
+    return "\n".join(lines) or "- I-BAU is not recorded on this table yet."
+
+
+def better_than_fine_tuning(compared: Iterable[Comparison]) -> str:
+    """For each defence a line: on how many rows fine-tuning is beaten.
+
+    Beaten: an ASR more than 5 points lower, at no more than 5 points of accuracy beyond what
+    fine-tuning costs, over the seeds that both have.
+    """
+    groups = _by_label(compared)
+    base = {each.case: each for each in groups.pop(_FINE_TUNING, [])}
+    lines = []
+    for label, group in groups.items():
+        both = [(each, base[each.case]) for each in group if each.case in base]
+        outcomes = [(a.of_seeds(b.seeds).ours, b.of_seeds(a.seeds).ours) for a, b in both]
+        pairs = [(ours, tuned) for ours, tuned in outcomes if ours and tuned]
+        beaten = sum(
+            ours.attack_success_rate < tuned.attack_success_rate - _MARGIN
+            and ours.drop <= tuned.drop + _MARGIN
+            for ours, tuned in pairs
+        )
+        if pairs:
+            lines.append(f"- {label}: {beaten} of {len(pairs)} rows")
+    return "\n".join(lines) or "- No row has both fine-tuning and another defence yet."
+
+
+def prices(
+    compared: Iterable[Comparison],
+) -> dict[str, list[tuple[tuple[float, float] | None, tuple[float, float] | None]]]:
+    """Label -> (ours, the talk's) of each row that one of them has, for `plots.price`.
+
+    Each is (fraction of accuracy lost, ASR), or None.
+    """
+    found: dict[str, list[tuple[tuple[float, float] | None, tuple[float, float] | None]]] = {}
+    for each in drawn(compared):
+        theirs = None if each.talk is None else published(each.talk)
+        if each.ours is not None or theirs is not None:
+            found.setdefault(each.label, []).append((_pair(each.ours), _pair(theirs)))
+    return found
+
+
+def by_setting(
+    compared: Iterable[Comparison], setting: Literal["rate", "clean"], *, lost: bool = False
+) -> dict[str, dict[str, dict[float, list[float]]]]:
+    """Label -> "ours" or "the talk" -> setting -> ASR, one a seed, for `plots.over_setting`.
+
+    With `lost` the fraction of accuracy lost instead. `setting` is a field of the case.
+    """
+    found: dict[str, dict[str, dict[float, list[float]]]] = {}
+    for each in drawn(compared):
+        x, ours = float(getattr(each.case, setting)), []
+        for run in each.records:
+            fell = run["before"]["accuracy"] - run["after"]["accuracy"]
+            ours.append(fell if lost else run["after"]["attack_success_rate"])
+        if ours:
+            found.setdefault(each.label, {}).setdefault("ours", {})[x] = ours
+        if each.talk is not None:
+            theirs = published(each.talk)
+            value = theirs.drop if lost else theirs.attack_success_rate
+            found.setdefault(each.label, {}).setdefault("the talk", {})[x] = [value]
+    return found
+
+
+def drawn(compared: Iterable[Comparison]) -> list[Comparison]:
+    """The cells of a figure: of defences that were run, or that the talk has under their own name.
+
+    The talk's I-BAU is not drawn again for a recipe of ours that was not run.
+    """
+    compared = list(compared)
+    run = {each.label for each in compared if each.n}
+    own = {each.label for each in compared if each.talk and not each.repeats}
+    return [each for each in compared if each.label in run | own]
+
+
+def _by_label(compared: Iterable[Comparison]) -> dict[str, list[Comparison]]:
+    groups: dict[str, list[Comparison]] = {}
+    for each in compared:
+        groups.setdefault(each.label, []).append(each)
+    return groups
+
+
+def _both(found: Iterable[Outcome]) -> int:
+    return sum(outcome.removed and outcome.kept for outcome in found)
+
+
+def _pair(outcome: Outcome | None) -> tuple[float, float] | None:
+    return None if outcome is None else (outcome.drop, outcome.attack_success_rate)
+
+
+def _mark(answer: bool) -> str:
+    return "✓" if answer else "✗"

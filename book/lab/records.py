@@ -1,0 +1,169 @@
+"""Records: one JSON line a finished cell, with everything needed to believe it."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ibau_lite
+from ibau_lite.data import Labelled
+
+__all__ = ["append", "device", "fingerprint", "key_of", "provenance", "read", "usual_device"]
+
+
+def fingerprint(*parts: Labelled) -> str:
+    """Twelve hexadecimal digits that stand for the images and labels, in their order.
+
+    SHA-256 of all labels and of every fourth pixel in each direction: enough to tell one random
+    subset from another, and quick on 50,000 images.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{list(part.images.shape)}".encode())
+        digest.update(part.images[:, :, ::4, ::4].contiguous().cpu().numpy().data)
+        digest.update(part.labels.contiguous().cpu().numpy().data)
+    return digest.hexdigest()[:12]
+
+
+def key_of(settings: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits that stand for settings (JSON), whatever the order of their names.
+
+    The first of SHA-256: the same in every process and on every machine.
+    """
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def provenance() -> dict[str, Any]:
+    """When, with which versions and on which hardware this process computes."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "versions": {
+            "ibau_lite": ibau_lite.__version__,
+            "code": _CODE,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "hardware": {"device": device, "threads": torch.get_num_threads()},
+    }
+
+
+def _code() -> str:
+    """The commit that the source files are of; a digest of the files where they are of none.
+
+    "commit 0123456789ab", "changed from commit 0123456789ab, files ba9876543210", or outside a git
+    checkout "files ba9876543210".
+    """
+    roots = Path(ibau_lite.__file__).parent, Path(__file__).parent
+    digest = hashlib.sha256()
+    for root in roots:
+        for path in sorted(root.rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    files = f"files {digest.hexdigest()[:12]}"
+    try:
+        for root in roots:  # a checkout of this project, not one that it was installed into
+            _git(root, "ls-files", "--error-unmatch", "__init__.py")
+        commit = f"commit {_git(roots[0], 'rev-parse', 'HEAD')[:12]}"
+        changed = "".join(_git(root, "status", "--porcelain", "--", ".") for root in roots)
+    except (OSError, subprocess.SubprocessError):
+        return files
+    return f"changed from {commit}, {files}" if changed else commit
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    run = subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=20
+    )
+    return run.stdout.strip()
+
+
+_CODE = _code()  # of the files as they were imported: they may change under a long run
+
+
+def _processor() -> str:
+    """The processor's name as the system tells it; its architecture where it does not."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def device(record: Mapping[str, Any]) -> str:
+    """The GPU that a record was made on, or the processor."""
+    return str(record["hardware"]["device"])
+
+
+def usual_device(records: Iterable[Mapping[str, Any]]) -> str | None:
+    """The `device` that most of these records were made on; None for none."""
+    used = Counter(map(device, records)).most_common(1)
+    return used[0][0] if used else None
+
+
+def append(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Add one line to a JSON Lines file: a single write, so that two writers never mix.
+
+    A line that was cut short by a crash is closed first, so that it does not swallow this one.
+    Raises `ValueError` for a record that is not JSON (a tensor, NaN), before the file is touched,
+    and `OSError` if the line could not be written as a whole.
+    """
+    try:
+        line = json.dumps(record, allow_nan=False) + "\n"  # ASCII: any text, whole or cut
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a record holds JSON only: {error}") from error
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        if (
+            os.lseek(file, 0, os.SEEK_END)
+            and os.pread(file, 1, os.fstat(file).st_size - 1) != b"\n"
+        ):
+            line = "\n" + line
+        content = line.encode()
+        if os.write(file, content) != len(content):
+            raise OSError(f"{path}: the record was not written as a whole; is the disk full?")
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def read(path: str | Path, *, cut: bool = False) -> list[dict[str, Any]]:
+    """All records of a file, in the order they were finished; none where there is no file.
+
+    Raises `ValueError` that names the line which is not a JSON object. With `cut`, a line that is
+    not JSON, which a crash may leave, is passed over with a warning.
+    """
+    path = Path(path)
+    if not path.exists() or not path.stat().st_size:
+        return []
+    records = []
+    # Not splitlines(): a string in a record may hold other line separators of Unicode.
+    for number, line in enumerate(path.read_bytes().rstrip(b"\n").split(b"\n"), 1):
+        if not line:  # two writers may both have closed a line that a third was still writing
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:  # not JSON, or cut inside a character
+            if cut:
+                warnings.warn(
+                    f"{path}, line {number}: was cut short, and its cell is lost", stacklevel=2
+                )
+                continue
+            raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number}: an object is expected, got {record!r}")
+        records.append(record)
+    return records
