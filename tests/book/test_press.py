@@ -17,6 +17,8 @@ def press(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     book = tmp_path / "repository" / "book"
     (book / "results").mkdir(parents=True)
     (book / "results" / "table.jsonl").write_text("{}\n")
+    (book / "lab").mkdir()
+    (book / "lab" / "plan.py").write_text("seeds = 3\n")
     (book.parent / "ibau_lite").mkdir()
     (book.parent / "ibau_lite" / "models.py").write_text("width = 32\n")
     monkeypatch.setattr(chapters, "BOOK", book)
@@ -75,7 +77,13 @@ def test_an_unknown_profile_is_refused(press: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", ["book/01_tiny.ipynb", "book/results/table.jsonl", "ibau_lite/models.py"]
+    "changed",
+    [
+        "book/01_tiny.ipynb",
+        "book/lab/plan.py",
+        "book/results/table.jsonl",
+        "ibau_lite/models.py",
+    ],
 )
 def test_a_kept_result_ends_with_any_change_to_what_it_depends_on(
     press: Path, changed: str
