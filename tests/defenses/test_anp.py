@@ -9,6 +9,7 @@ from torch import nn
 
 from ibau_lite import models
 from ibau_lite.defenses import ANPConfig, anp
+from ibau_lite.streams import stream
 
 
 def test_one_step_by_finite_differences(model, clean):
@@ -26,7 +27,7 @@ def test_one_step_by_finite_differences(model, clean):
     masks = anp(model, clean, config=config, seed=2).details["masks"]
     assert list(masks) == ["1", "5", "9", "13"]  # the four normalisations
 
-    generator = torch.Generator().manual_seed(2)
+    generator = stream(2, "defense", "anp")
     order = torch.randperm(24, generator=generator)
     images, labels = clean.images.double()[order], clean.labels[order]
     names = [f"{k}.weight" for k in masks] + [f"{k}.bias" for k in masks]

@@ -12,6 +12,7 @@ from ibau_lite.data import Labelled
 from ibau_lite.defenses import EarlyStopping, IBAUConfig, naive
 from ibau_lite.defenses.early_stopping import Watch
 from ibau_lite.minimax import Ascent, Ball
+from ibau_lite.streams import stream
 
 BRIEF = IBAUConfig(rounds=4, ball=Ball(1.0), inner=Ascent(2), batch_size=8)
 
@@ -115,7 +116,7 @@ def test_held_out_images_are_not_trained_on(model, clean):
     """Other labels on the held-out images change the verdict, not the path."""
     rule = EarlyStopping(held_out=0.3, drop=1.0, patience=9)
     config = replace(BRIEF, rounds=1, stopping=rule, lr=1e-3)
-    order = torch.randperm(len(clean), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(clean), generator=stream(0, "defense", "ibau", "held_out"))
     labels = clean.labels.clone()
     held = order[: round(0.3 * len(clean))]
     labels[held] = (labels[held] + 1) % (int(clean.labels.max()) + 1)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from ibau_lite.data import Labelled
 from ibau_lite.defenses import FineTuningConfig, fine_tuning
+from ibau_lite.streams import stream
 
 
 def loss_of(model: torch.nn.Module, clean: Labelled) -> float:
@@ -44,7 +45,7 @@ def test_it_is_adam_with_a_falling_step_on_shuffled_batches(model, clean):
     result = fine_tuning(model, clean, config=config, seed=4)
 
     optimizer = torch.optim.Adam(by_hand.parameters(), lr=2e-3)
-    generator, step = torch.Generator().manual_seed(4), 0
+    generator, step = stream(4, "defense", "fine_tuning"), 0
     for epoch in range(2):
         losses = []
         for index in torch.randperm(24, generator=generator).split(10):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from ibau_lite.defenses import FTSAMConfig, ft_sam
 from ibau_lite.defenses.ft_sam import sharpest
+from ibau_lite.streams import stream
 
 
 def tensors(seed: int) -> dict[str, torch.Tensor]:
@@ -52,7 +53,7 @@ def test_two_passes_by_hand(model, clean):
     result = ft_sam(model, clean, config=config, seed=1)
     theta = {n: p.detach().clone() for n, p in model.named_parameters()}
     momentum = {}
-    images, generator = clean.images.double(), torch.Generator().manual_seed(1)
+    images, generator = clean.images.double(), stream(1, "defense", "ft_sam")
 
     def slope(point):
         point = {n: p.clone().requires_grad_() for n, p in point.items()}

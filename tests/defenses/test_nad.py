@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from ibau_lite import models
 from ibau_lite.defenses import FineTuningConfig, NADConfig, fine_tuning, nad
 from ibau_lite.defenses.nad import attention
+from ibau_lite.streams import stream
 
 TEACHER = FineTuningConfig(epochs=2, batch_size=8, lr=3e-3)
 
@@ -40,7 +41,7 @@ def test_a_pass_by_hand(batch_statistics, model, clean):
     teacher = fine_tuning(model, clean, config=TEACHER, seed=4).model
     ours = {n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()}
     momentum = {name: torch.zeros_like(p) for name, p in ours.items()}
-    generator, images = torch.Generator().manual_seed(4), clean.images.double()
+    generator, images = stream(4, "defense", "nad"), clean.images.double()
     for step in range(4):
         if step % 2 == 0:
             order = torch.randperm(24, generator=generator).split(12)

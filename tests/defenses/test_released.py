@@ -17,6 +17,7 @@ from ibau_lite import models
 from ibau_lite.data import Labelled
 from ibau_lite.defenses import IBAUConfig, ibau
 from ibau_lite.minimax import Ball, OnePass
+from ibau_lite.streams import stream
 
 CLASSES, COUNT, BATCH, SEED = 3, 26, 4, 5
 
@@ -46,7 +47,7 @@ def released_by_hand(model: nn.Module, clean: Labelled, rounds: int, gtsrb: bool
     model = copy.deepcopy(model).eval()
     parameters = list(model.parameters())
     outer_optimizer = torch.optim.Adam(parameters, lr=1e-3)
-    generator = torch.Generator().manual_seed(SEED)
+    generator = stream(SEED, "defense", "ibau")
     first_images, first_labels = clean.images[:BATCH], clean.labels[:BATCH]
 
     def see(images: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
