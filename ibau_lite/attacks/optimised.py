@@ -55,9 +55,9 @@ def trojan_square(
 
     the rest of the input being zero, by `steps` steps of Adam. The trigger is
     T(x) = clamp(x + s · m ⊙ k), and the strength s > 0 is the one for which the mean change of
-    `images` [N, C, H, W] in [0, 1], mean_i ‖T(x_i) − x_i‖₂, is `norm`: by default that of the
-    published trigger on CIFAR-10, 5.40, times √(C·H·W / 3072) on images of another size. Side and
-    distance to the lower right corner shrink or grow with the shorter side.
+    `images` [N, C, H, W] in [0, 1] has the norm ‖mean_i (T(x_i) − x_i)‖₂ = `norm`: by default that
+    of the published trigger on CIFAR-10, 5.40, times √(C·H·W / 3072) on images of another size.
+    Side and distance to the lower right corner shrink or grow with the shorter side.
 
     Raises `ValueError` for images below 8×8 pixels, settings that are not positive, a norm that no
     strength reaches on these images, and as `strongest` does; warns where the neurons did not
@@ -296,14 +296,14 @@ def _trojan(
 
 
 def _strength(pattern: Tensor, images: Tensor, norm: float) -> float:
-    """The s > 0 with mean_i ‖clamp(x_i + s · pattern) − x_i‖₂ = norm, for a pattern in [0, 1].
+    """The s > 0 with ‖mean_i (clamp(x_i + s · pattern) − x_i)‖₂ = norm, for a pattern in [0, 1].
 
-    The mean rises with s until every pixel of the pattern is saturated.
+    The norm rises with s until every pixel of the pattern is saturated.
     """
 
     def change(strength: float) -> float:
         moved = (images + strength * pattern).clamp(0, 1) - images
-        return float(moved.flatten(1).norm(dim=1).mean())
+        return float(moved.mean(0).norm())
 
     low, high = 0.0, 1.0
     while change(high) < norm:
