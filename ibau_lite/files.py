@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import reprlib
@@ -83,10 +84,18 @@ def _cut(text: str, most: int) -> str:
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file, or a link to one, for reading, and wait for nobody.
 
-    Raises `FileNotFoundError` as usual, and `ValueError` for a folder, a pipe, a socket or a
-    device, before it is read (and where it can be seen before, before it is opened).
+    Raises `FileNotFoundError` as usual, and `ValueError` for a folder, a pipe, a socket, a device
+    or a link to itself, before it is read (and where it can be seen before, before it is opened).
     """
-    _check_regular(path, os.stat(path).st_mode)
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError(
+                f"{shown(path)}: a regular file is expected, got a link to itself"
+            ) from None
+        raise
+    _check_regular(path, mode)
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115  (the caller closes it)
     try:
         _check_regular(path, os.fstat(file.fileno()).st_mode)  # it may have been exchanged

@@ -83,7 +83,7 @@ def load(path: str | os.PathLike[str]) -> Attack:
         tensors, metadata = tensor_files.unpack(content, _KEY, _MOST_TENSORS)
         if _KEY not in metadata:
             raise Refused("a whole file of attacks.save is expected, and this one holds no attack")
-        data = json.loads(metadata[_KEY])
+        data = json.loads(metadata[_KEY], parse_int=_whole)
     with refusing(path, "the description of an attack is expected"):
         return _built(data, tensors)
 
@@ -101,6 +101,14 @@ def _built(data: dict[str, Any], tensors: dict[str, Tensor]) -> Attack:
     attack = (Control if data["control"] else Attack)(_name(data["name"]), pairs, covers)
     hash(attack)  # a list among its settings would fail later
     return attack
+
+
+def _whole(digits: str) -> int:
+    """A whole number that a tensor can hold; class numbers, positions and seeds are such."""
+    number = int(digits)
+    if abs(number) >= 2**63:
+        raise Refused(f"whole numbers of at most 63 bits are expected, got {shown(digits)}")
+    return number
 
 
 def _name(name: Any) -> str:

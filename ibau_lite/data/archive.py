@@ -25,9 +25,10 @@ def read(path: Path) -> dict[str, NDArray[np.generic]]:
     """Read the arrays named in `ARRAYS` and `WORDS` of the `.npz` file at `path`, and no others.
 
     What is checked, in this order, each before memory is taken for the next: that it is a regular
-    file; that it has at most 1,000 members, stored or deflated; that they unpack to at most 64 MiB
-    and 20 times the file (a file that is not packed always does), and to 8 GiB; that each array is
-    as large as its header says and holds no Python objects, which are never unpickled.
+    file of at most 8 GiB; that it has at most 1,000 members, stored or deflated; that they unpack
+    to at most 64 MiB and 20 times the file (a file that is not packed always does), and to 8 GiB;
+    that each array is as large as its header says and holds no Python objects, which are never
+    unpickled.
 
     Raises FileNotFoundError if there is no file, and ValueError if one of these fails, or if an
     array of `ARRAYS` is missing.
@@ -37,10 +38,13 @@ def read(path: Path) -> dict[str, NDArray[np.generic]]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"there is no file {shown(path)}") from error
     with file, refusing(path, "not a usable .npz archive (truncated, damaged, or none at all)"):
+        packed = os.fstat(file.fileno()).st_size
+        if packed > _MOST_BYTES:
+            raise Refused(f"a file of at most {_MOST_BYTES / 2**30:.0f} GiB is expected")
         if signatures(file, b"PK\x01\x02", _MOST_MEMBERS) > _MOST_MEMBERS:
             raise Refused(f"an archive of at most {_MOST_MEMBERS:,} members is expected")
         with zipfile.ZipFile(file) as archive:
-            _check_size(archive, os.fstat(file.fileno()).st_size)
+            _check_size(archive, packed)
             members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()
                        if m.filename.endswith(".npy")}  # fmt: skip
             missing = [name for name in ARRAYS if name not in members]

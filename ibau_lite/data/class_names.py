@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
 
 from ibau_lite.files import shown
 
@@ -38,12 +41,11 @@ def numbered(count: int) -> tuple[str, ...]:
     return tuple(f"class {k}" for k in range(count))
 
 
-def told(names: Iterable[object]) -> tuple[str, ...]:
+def told(names: Sequence[object] | NDArray[Any]) -> tuple[str, ...]:
     """Names that a file or folder gives, as they can be shown: printable, 100 characters at most.
 
     Raises ValueError for more than `MOST`.
     """
-    given = tuple(names)
-    if len(given) > MOST:
-        raise ValueError(f"at most {MOST:,} classes are expected, got {len(given):,}")
-    return tuple(shown(str(name), 100) for name in given)
+    if len(names) > MOST:
+        raise ValueError(f"at most {MOST:,} classes are expected, got {len(names):,}")
+    return tuple(shown(str(name), 100) for name in names)

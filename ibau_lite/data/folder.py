@@ -99,9 +99,7 @@ def _pictures(half: Path, names: list[str]) -> list[list[Path]]:
     return files
 
 
-def _read_half(
-    files: list[list[Path]], size: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _read_half(files: list[list[Path]], size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     labels = [label for label, found in enumerate(files) for _ in found]
     images = np.empty((len(labels), size, size, 3), np.uint8)
     for image, picture in zip(images, (p for found in files for p in found), strict=True):

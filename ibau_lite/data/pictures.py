@@ -19,16 +19,16 @@ FORMATS = ("PNG", "JPEG", "PPM", "BMP", "WEBP", "TIFF")
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp", ".tif", ".tiff"}
 
-MOST_PIXELS = 36_000_000
-_MOST_BYTES = 256 * 2**20  # a picture of so many pixels, 16 bits a channel, not packed
+MOST_PIXELS = 25_000_000
+_MOST_BYTES = 160 * 2**20  # a picture of so many pixels, 16 bits a channel, not packed
 _ORIENTATION = 0x0112  # the number of this entry in EXIF
 
 
 def read(path: Path, size: int) -> NDArray[np.uint8]:
     """The first frame of a picture as RGB, uint8 [size, size, 3], turned as its EXIF says.
 
-    Read are regular files of at most 256 MiB in one of `FORMATS`, and pictures of at most 36
-    million pixels, which take at most 450 MiB on their way. Raises ValueError, that begins with
+    Read are regular files of at most 160 MiB in one of `FORMATS`, and pictures of at most 25
+    million pixels, which take at most 400 MiB on their way. Raises ValueError, that begins with
     the file's name, for others, for one that is damaged, and as `plain` does.
     """
     from PIL import Image
@@ -47,7 +47,7 @@ def plain(image: Image) -> Image:
     16-bit grey is divided by 257 (65,535 is white); palettes and other colour spaces are looked up
     and converted. Raises ValueError for what has no such meaning: floating-point and 32-bit pixels,
     whose white nobody states; pixels that are transparent, whose colour nobody sees; and for more
-    than 36 million pixels, before they are decoded.
+    than 25 million pixels, before they are decoded.
     """
     from PIL import ImageOps
 

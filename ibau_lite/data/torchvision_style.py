@@ -50,7 +50,7 @@ def from_torchvision(
     x_test, y_test = _read_half(test_half, "test_half")
     given = getattr(train_half, "classes", None)
     names = (
-        class_names.told(given)
+        class_names.told(tuple(given))
         if given is not None
         else class_names.numbered(int(max(y_train.max(), y_test.max())) + 1)
     )

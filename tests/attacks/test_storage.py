@@ -96,6 +96,7 @@ def tampered(tmp_path: Path, change) -> Path:
         (lambda t, d: d.update(name="../../etc/passwd"), "name: 1 to 100 printable characters"),
         (lambda t, d: d.update(name="\x1b[2J" + 10**6 * "x"), r"got \\x1b\[2Jxx.*…"),
         (lambda t, d: d.update(name=["mine"]), "name: 1 to 100 printable characters"),
+        (lambda t, d: d["pairs"][0]["rule"].update(target=10**30), "of at most 63 bits"),
         (lambda t, d: d["pairs"][2]["trigger"].update(cells=[[1e400, -1]]), "OverflowError"),
     ],
 )
