@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,7 +95,11 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> NDAr
             )
     with archive.open(member) as stream:
         array: NDArray[np.generic] = formats.read_array(stream, allow_pickle=False)
-        return array
+    if dtype.kind == "U":  # Python breaks over numbers that are no characters
+        numbers = np.frombuffer(array.tobytes(), np.dtype(np.uint32).newbyteorder(dtype.byteorder))
+        if numbers.max(initial=0) > sys.maxunicode:
+            raise Refused(f"{name}: it holds numbers that are no characters")
+    return array
 
 
 def write(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:

@@ -73,6 +73,11 @@ def test_stored_names_and_source_are_honoured(tmp_path) -> None:
         ),
         ({"y_test": np.array([2**64 - 1] * 20, np.uint64)}, "got 18446744073709551615"),
         ({"class_names": np.full(100_001, "x")}, "at most 100,000 classes are expected, got"),
+        ({"source": np.array([2**32 - 1], np.uint32).view("U1")[0:1].reshape(())}, "no characters"),
+        (
+            {"class_names": np.array([97, 98, 0x110000], np.uint32).view("U1")},
+            "class_names: it holds numbers that are no characters",
+        ),
         ({"y_test": None}, "mine.npz: it lacks y_test"),
     ],
 )
@@ -86,6 +91,17 @@ def test_names_and_sources_of_others_can_be_shown(tmp_path) -> None:
     dataset = load_npz(saved(tmp_path, class_names=names, source=np.array(["a", "b"])))
     assert dataset.class_names[0] == r"\x1b[2J" and len(dataset.class_names[1]) == 100
     assert dataset.source.startswith("mine (npz mine.npz), sha256 ")
+
+
+def test_another_default_number_type_changes_nothing(tmp_path) -> None:
+    path = saved(tmp_path)
+    expected = load_npz(path).train.images
+    torch.set_default_dtype(torch.float64)
+    try:
+        images = load_npz(path).train.images
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert images.dtype == torch.float32 and torch.equal(images, expected)
 
 
 def test_halves_survive_the_disk(tmp_path) -> None:
