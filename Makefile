@@ -15,11 +15,12 @@ export PYTHONUTF8 := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lint types imports unit install clean FORCE
+.PHONY: help book test fuzz lint types imports unit install clean FORCE
 
 help:
 	@echo "make book     run every chapter and build the pages   (PROFILE=smoke|cpu|full, FRESH=1 runs all)"
 	@echo "make test     lint, types, import contract, unit tests, every chapter"
+	@echo "make fuzz     read thousands of hostile files (FUZZ='--cases 20000 --seed 7'; Linux)"
 	@echo "make install  only create .venv and install"
 	@echo "make clean    remove what was built (.venv stays)"
 	@echo "parts of make test: lint types imports unit (PYTEST='-k name' passes options on)"
@@ -47,6 +48,10 @@ imports: $(READY)
 # One thread a process, two processes: the chapters are run as they are for the book.
 unit: $(READY)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal $(PYTEST)
+
+# Not part of `make test`, where tests/test_fuzz.py reads a handful.
+fuzz: $(READY)
+	$(PY) tests/fuzz/run.py $(FUZZ)
 
 install: $(READY)
 

@@ -7,18 +7,20 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
+
+from ibau_lite import tensor_files, torch_files
+from ibau_lite.files import Refused, read_regular, refusing, replacing, shown
 
 __all__ = ["load", "save"]
 
 _METADATA_KEY = "ibau_lite"
 _STATE_KEYS = ("net", "model", "state_dict", "model_state_dict")
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel, of torch.compile
+_MOST_BYTES = 64 * 2**20  # of a file, beside _MOST_NUMBER for each number of the model:
+_MOST_NUMBER = 32  # float64 weights, Adam's two averages, and one more copy
 
 
 def save(
@@ -28,38 +30,34 @@ def save(
 
     The bytes go to a temporary file in the same folder (made if need be), which then takes the
     place of `path` in one step: whoever reads `path` sees the old file or the new one. `metadata`
-    is anything that JSON can hold; `load` gives it back. Names have no DataParallel or compiler
-    prefix, so the file loads into the bare network.
+    is anything that JSON can hold, in at most 1 MiB; `load` gives it back. Names have no
+    DataParallel or compiler prefix, so the file loads into the bare network. Equal weights and
+    metadata give equal bytes, among them a SHA-256 of all the others.
 
     Raises `TypeError` for metadata that JSON cannot hold or a state that is not made of tensors,
-    and `ValueError` for weights that are NaN or infinite; then nothing is written.
+    and `ValueError` for weights that are NaN or infinite, or for more metadata; then nothing is
+    written. `OSError` for a full disk; then the file that was there is left.
     """
-    path = Path(path)
     try:
-        header = {"format": "pt", _METADATA_KEY: json.dumps(dict(metadata or {}))}
-    except TypeError as error:
-        raise TypeError(f"metadata: what JSON can hold is expected, got {metadata!r}") from error
+        text = json.dumps(dict(metadata or {}), sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(
+            f"metadata: what JSON can hold is expected, got {shown(metadata)}"
+        ) from error
     state = model.state_dict()
     if not _is_state(state):
         raise TypeError("model: a state_dict() of tensors is expected, got none or something else")
     state = _bare(state)
-    _check_finite(state, "model")
+    if broken := _not_finite(state):
+        raise ValueError(f"model: finite weights are expected, got NaN or ∞ in {broken}")
     # Contiguous copies: safetensors writes neither channels-last nor shared memory.
     tensors = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in state.items()
     }
-    content = safetensors.torch.save(tensors, header)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = tensor_files.pack(tensors, _METADATA_KEY, text)
+    with replacing(path) as file:
+        file.write(content)
 
 
 def load(path: str | os.PathLike[str], model: nn.Module) -> dict[str, Any]:
@@ -67,68 +65,60 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> dict[str, Any]:
 
     Reads safetensors, a state dict saved by PyTorch, and a dict that holds one under `net` (as the
     authors of I-BAU released theirs), `model`, `state_dict` or `model_state_dict`; the metadata
-    are then its other plain entries, such as `acc` and `epoch`. PyTorch files are read with
-    `weights_only=True`: nothing in them is executed. Floating-point weights of another precision
-    are converted, and a prefix that DataParallel or the compiler put before every name is taken
-    off.
+    are then its other plain entries, such as `acc` and `epoch`. Nothing in a file is executed.
+    Floating-point weights of another precision are converted, and a prefix that DataParallel or the
+    compiler put before every name is taken off.
 
-    Raises `ValueError`, and leaves the model as it was, bit for bit, for a file that is truncated,
-    holds code or is none of these, whose names, shapes or kinds of number are not the model's (they
-    are named), or that holds NaN or infinite weights. `FileNotFoundError` as usual.
+    What is checked, in this order, each before memory is taken for the next: that it is a regular
+    file, of at most 64 MiB and 32 bytes for each number of the model; that its header or pickle has
+    at most 1 MiB and 4 KiB for each tensor of the model, and that nothing in it is compressed; the
+    SHA-256, where `save` wrote one; names, shapes and kinds of number; NaN and infinite weights. So
+    loading takes at most three times the file's size, a hundred times its header's, and the model.
+
+    Raises `ValueError` where one of these fails, for a file that is truncated, holds code or is
+    none of these, and leaves the model as it was, bit for bit. `FileNotFoundError` as usual.
     """
     path = Path(path)
-    state, metadata = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
     targets = _bare(model.state_dict())
-    fitted = _fitted(_bare(state), targets, path)
+    numbers = sum(target.numel() for target in targets.values())
+    content = read_regular(path, _MOST_BYTES + _MOST_NUMBER * numbers)
+    with refusing(path, "not a whole file of weights; download or write it again"):
+        if path.suffix == ".safetensors" or content[8:9] == b"{":  # after eight bytes of length
+            state, metadata = _from_safetensors(content, len(targets))
+        else:
+            state, metadata = _from_torch(content, len(targets))
+        fitted = _fitted(_bare(state), targets)
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(fitted[name])
     return metadata
 
 
-def _is_safetensors(path: Path) -> bool:
-    """Look for eight bytes of length and an opening brace; PyTorch's begin otherwise."""
-    with open(path, "rb") as file:
-        head = file.read(9)
-    return path.suffix == ".safetensors" or head[8:] == b"{"
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            header = dict(file.metadata() or {})
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata = json.loads(header[_METADATA_KEY]) if _METADATA_KEY in header else header
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise ValueError(
-            f"{path}: not a whole safetensors file ({error}); download or write it again"
-        ) from error
+def _from_safetensors(content: bytes, names: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    state, header = tensor_files.unpack(content, _METADATA_KEY, names)
+    metadata = json.loads(header[_METADATA_KEY]) if _METADATA_KEY in header else header
     if not isinstance(metadata, dict):
-        raise ValueError(f"{path}: a JSON object as metadata is expected, got {metadata!r}")
+        raise Refused(f"a JSON object as metadata is expected, got {shown(metadata)}")
     return state, metadata
 
 
-def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises a dozen types for a file that is not its own
-        raise ValueError(
-            f"{path}: not a file of weights, or truncated, or one that holds code (nothing in it "
-            "was executed). Save the network's state_dict() instead. PyTorch said: "
-            f"{_first_line(error)}"
-        ) from error
-    if isinstance(content, dict):
-        if _is_state(content):
-            return content, {}
+def _from_torch(content: bytes, names: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    found = torch_files.read(content, names)
+    if isinstance(found, dict):
+        if _is_state(found):
+            return found, {}
         for key in _STATE_KEYS:
-            if _is_state(content.get(key)):
+            if _is_state(found.get(key)):
                 plain = (str, int, float, bool)
-                rest = {k: v for k, v in content.items() if isinstance(v, plain)}
-                return content[key], rest
-    given = f"a dict with keys {list(content)}" if isinstance(content, dict) else type(content)
-    raise ValueError(
-        f"{path}: a state dict (tensors by name), or a dict that holds one under "
-        f"{', '.join(_STATE_KEYS)}, is expected, got {given}"
+                return found[key], {k: v for k, v in found.items() if isinstance(v, plain)}
+    given = (
+        f"a dict with keys {_some(map(shown, found))}"
+        if isinstance(found, dict)
+        else f"a {type(found).__name__}"
+    )
+    raise Refused(
+        f"a state dict (tensors by name), or a dict that holds one under {', '.join(_STATE_KEYS)}, "
+        f"is expected, got {given}"
     )
 
 
@@ -149,9 +139,7 @@ def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return bare
 
 
-def _fitted(
-    state: Mapping[str, Tensor], targets: Mapping[str, Tensor], path: Path
-) -> dict[str, Tensor]:
+def _fitted(state: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert the file's tensors to the model's number types, once all are known to fit."""
     problems = []
     missing, extra = targets.keys() - state.keys(), state.keys() - targets.keys()
@@ -162,16 +150,19 @@ def _fitted(
     for name in (name for name in targets if name in state):
         given, wanted = state[name], targets[name]
         if given.shape != wanted.shape:
-            problems.append(f"{name}: {list(given.shape)} where the model has {list(wanted.shape)}")
+            problems.append(
+                f"{name}: {shown(list(given.shape))} where the model has {list(wanted.shape)}"
+            )
         elif _kind(given) != _kind(wanted):
             problems.append(f"{name}: {given.dtype} where the model has {wanted.dtype}")
     if problems:
-        raise ValueError(
-            f"{path} does not fit this model ({_some(problems, '; ')}). Build the network that the "
+        raise Refused(
+            f"it does not fit this model ({_some(problems, '; ')}). Build the network that the "
             "file was saved from: the same constructor, number of classes and image size"
         )
     fitted = {name: state[name].to(wanted.dtype) for name, wanted in targets.items()}
-    _check_finite(fitted, path)  # after the conversion, which can overflow
+    if broken := _not_finite(fitted):  # after the conversion, which can overflow
+        raise Refused(f"finite weights are expected, got NaN or ∞ in {broken}")
     return fitted
 
 
@@ -186,17 +177,11 @@ def _kind(tensor: Tensor) -> str:
     return "boolean" if tensor.dtype == torch.bool else "integer"
 
 
-def _check_finite(state: Mapping[str, Tensor], source: object) -> None:
-    broken = [name for name, value in state.items() if not value.isfinite().all()]
-    if broken:
-        raise ValueError(f"{source}: finite weights are expected, got NaN or ∞ in {_some(broken)}")
+def _not_finite(state: Mapping[str, Tensor]) -> str:
+    return _some(name for name, value in state.items() if not value.isfinite().all())
 
 
 def _some(items: Iterable[str], separator: str = ", ", most: int = 8) -> str:
     items = list(items)
     more = f"{separator}and {len(items) - most} more" if len(items) > most else ""
-    return separator.join(items[:most]) + more
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return separator.join(shown(item, 1000) for item in items[:most]) + more

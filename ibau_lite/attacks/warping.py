@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -29,8 +30,9 @@ class Warp:
     numbers come from `seed` and the image's own bytes, so that the same image is always warped
     alike. Images of at least 8×8 pixels, any number of channels.
 
-    Raises `ValueError` for a grid below 2, a strength that is not positive, and when called on
-    smaller images. Source: Nguyen and Tran 2021, equations 3 to 6; k = 4 and s = 0.5 are theirs.
+    Raises `ValueError` for a grid below 2 or above 1,000, a strength that is not positive and
+    finite, and when called on smaller images. Source: Nguyen and Tran 2021, equations 3 to 6; k = 4
+    and s = 0.5 are theirs.
     """
 
     grid: int = 4
@@ -40,9 +42,9 @@ class Warp:
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        if self.grid < 2 or not self.strength > 0:
+        if not 2 <= self.grid <= 1000 or not 0 < self.strength < math.inf:
             raise ValueError(
-                "grid of at least 2 and positive strength are expected, "
+                "grid of 2 to 1000 and positive strength are expected, "
                 f"got {self.grid!r} and {self.strength!r}"
             )
 

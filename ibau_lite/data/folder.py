@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ibau_lite.data import class_names, pictures
 from ibau_lite.data.halves import Halves
 from ibau_lite.data.labelled import Dataset
 from ibau_lite.data.splits import Sizes, split
-
-_PICTURES = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp", ".tif", ".tiff"}
+from ibau_lite.files import shown
 
 
 def load_image_folder(
@@ -27,10 +28,15 @@ def load_image_folder(
 ) -> Dataset:
     """Load path/train/<class>/*.png and path/test/<class>/*.png and split them as `load` does.
 
-    Classes are the folders of the training half in alphabetical order; pictures of the usual kinds
-    are converted to RGB and resized to `size` x `size` pixels; other files are ignored. Raises
-    ValueError if a half or its pictures are missing, if the test half has a class that the training
-    half has not, if a picture cannot be read, or if there are too few for the sizes asked for.
+    Classes are the folders of the training half: by number if all their names are numbers, else in
+    alphabetical order. Hidden folders and files (.name) are passed over, as are files that are not
+    named like PNG, JPEG, PPM, PGM, BMP, WebP or TIFF. Pictures in these formats, and in no other,
+    are converted to RGB and resized to `size` × `size` pixels; what `pictures.read` says holds for
+    each. Warns where numbers are names and are not 0, 1, 2, …: then labels are not these numbers.
+
+    Raises ValueError if a half is missing, if two folders have one number, if the test half has a
+    class that the training half has not, if a class has no pictures in one of the halves, if a
+    picture cannot be read, or if there are too few for the sizes asked for.
     """
     path = Path(path)
     if not isinstance(size, int) or size < 1:
@@ -38,48 +44,64 @@ def load_image_folder(
     names = _class_folders(path / "train")
     unknown = sorted(set(_class_folders(path / "test")) - set(names))
     if unknown:
-        raise ValueError(f"{path / 'test'} has classes that train has not: {', '.join(unknown)}")
+        raise ValueError(
+            f"{shown(path / 'test')} has classes that train has not: {shown(', '.join(unknown))}"
+        )
+    train_files, test_files = _pictures(path / "train", names), _pictures(path / "test", names)
     halves = Halves(
-        *_read_half(path / "train", names, size), *_read_half(path / "test", names, size),
-        class_names=names, source=f"{path.resolve().name} (image folder)",
+        *_read_half(train_files, size), *_read_half(test_files, size),
+        class_names=class_names.told(names), source=f"{path.resolve().name} (image folder)",
     )  # fmt: skip
     sizes = Sizes.with_defaults(None, len(halves.x_test), clean, validation, train, test)
     return split(path.resolve().name, halves, sizes, seed)
 
 
-def _class_folders(half: Path) -> tuple[str, ...]:
-    names = sorted(p.name for p in half.iterdir() if p.is_dir()) if half.is_dir() else []
+def _class_folders(half: Path) -> list[str]:
+    folders = half.iterdir() if half.is_dir() else []
+    names = sorted(p.name for p in folders if not p.name.startswith(".") and p.is_dir())
     if not names:
         raise ValueError(
-            f"{half} has no class folders; expected {half.parent}/train/<class>/*.png "
-            f"and {half.parent}/test/<class>/*.png"
+            f"{shown(half)} has no class folders; expected {shown(half.parent)}/train/<class>/"
+            f"*.png and {shown(half.parent)}/test/<class>/*.png"
         )
-    return tuple(names)
+    if all(name.isascii() and name.isdigit() for name in names):
+        names.sort(key=int)
+        numbers = [int(name) for name in names]
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(f"{shown(half)} has two folders of one number: {shown(names)}")
+        if half.name == "train" and numbers != list(range(len(numbers))):
+            warnings.warn(
+                f"{shown(half)}: the folders are numbered, but not 0 … {len(numbers) - 1}, so "
+                f"labels differ from numbers (folder {names[-1]} has the label "
+                f"{len(numbers) - 1}): does the network count so?",
+                stacklevel=3,
+            )
+    return names
 
 
-def _read_half(
-    half: Path, names: tuple[str, ...], size: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _pictures(half: Path, names: list[str]) -> list[list[Path]]:
+    """For each class its pictures, in alphabetical order."""
     files = [
-        (picture, label)
-        for label, name in enumerate(names)
-        for picture in sorted((half / name).glob("*"))
-        if picture.suffix.lower() in _PICTURES
+        sorted(
+            p
+            for p in (half / name).glob("*")
+            if p.suffix.lower() in pictures.SUFFIXES and not p.name.startswith(".")
+        )
+        for name in names
     ]
-    if not files:
-        raise ValueError(f"{half} has no pictures ({', '.join(sorted(_PICTURES))})")
-    images = np.empty((len(files), size, size, 3), np.uint8)
-    for image, (picture, _) in zip(images, files, strict=True):
-        image[...] = _read_picture(picture, size)
-    return images, np.array([label for _, label in files], np.int64)
+    empty = [name for name, found in zip(names, files, strict=True) if not found]
+    if empty:
+        raise ValueError(
+            f"{shown(half)} has no pictures ({', '.join(sorted(pictures.SUFFIXES))}) of "
+            f"{shown(', '.join(empty))}; every class needs some in train and in test. Remove a "
+            "folder that is no class"
+        )
+    return files
 
 
-def _read_picture(picture: Path, size: int) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    try:
-        with Image.open(picture) as image:
-            rgb = image.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{picture} cannot be read as a picture: {error}") from error
-    return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
+def _read_half(files: list[list[Path]], size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    labels = [label for label, found in enumerate(files) for _ in found]
+    images = np.empty((len(labels), size, size, 3), np.uint8)
+    for image, picture in zip(images, (p for found in files for p in found), strict=True):
+        image[...] = pictures.read(picture, size)
+    return images, np.array(labels, np.int64)

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ibau_lite.data import class_names
+from ibau_lite.data import class_names, pictures
 from ibau_lite.data.halves import Halves
+from ibau_lite.files import shown
 
 Folder = Path | zipfile.Path  # the same few methods: unpacked files, or the downloaded archive
 
@@ -24,8 +25,8 @@ def read(train: Folder, test: Folder, answers: Folder, source: str) -> Halves:
     `train` holds one folder a class (00000 … 00042) of .ppm files with a table GT-00000.csv;
     `test` holds .ppm files, and the table `answers` (GT-final_test.csv) their classes. A table has
     the columns Filename, Roi.X1, Roi.Y1, Roi.X2, Roi.Y2 and ClassId. Source: Stallkamp et al.
-    (2012). Raises ValueError if a table, a column, an image or a class is missing, or if an image
-    cannot be read.
+    (2012). Raises ValueError if a table, a column, an image or a class is missing, if an image
+    cannot be read, or if a region reaches out of its image.
     """
     train_parts = [
         _read_table(train / f"{k:05d}" / f"GT-{k:05d}.csv", train / f"{k:05d}")
@@ -44,9 +45,10 @@ def _read_table(table: Folder, folder: Folder) -> tuple[NDArray[np.uint8], NDArr
         for image, row in zip(images, rows, strict=True):
             image[...] = _cropped(folder / row["Filename"], row)
         return images, np.array([int(row["ClassId"]) for row in rows], np.int64)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # of tables, of pictures and of zip files
         raise ValueError(
-            f"GTSRB is incomplete or damaged: reading {table} gave {type(error).__name__}: {error}"
+            f"GTSRB is incomplete or damaged: reading {shown(table)} gave "
+            f"{type(error).__name__}: {shown(error)}"
         ) from error
 
 
@@ -55,7 +57,9 @@ def _cropped(path: Folder, row: dict[str, str]) -> NDArray[np.uint8]:
     from PIL import Image
 
     left, top, right, bottom = (int(row[f"Roi.{corner}"]) for corner in ("X1", "Y1", "X2", "Y2"))
-    with path.open("rb") as stream, Image.open(stream) as image:
-        rgb = image.convert("RGB")
+    with path.open("rb") as stream, Image.open(stream, formats=("PPM",)) as image:
+        rgb = pictures.plain(image).convert("RGB")
+    if not (0 <= left < right <= rgb.width and 0 <= top < bottom <= rgb.height):
+        raise ValueError(f"{path.name}: a region within {rgb.width} × {rgb.height} is expected")
     sign = rgb.crop((left, top, right, bottom))  # resize(box=…) would blend in its surroundings
     return np.asarray(sign.resize((_SIZE, _SIZE), Image.Resampling.BILINEAR))

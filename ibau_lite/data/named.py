@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 from ibau_lite.data import cache, digits, download, npz, signs
@@ -42,7 +43,8 @@ def load(
 
     "cifar10" and "gtsrb" are read from <name>.npz in `root`, or if that is not given in
     `$IBAU_DATA` or the cache folder (`$IBAU_CACHE`, else ~/.cache/ibau_lite). If there is none,
-    the images are downloaded, and the archive is written to `root` or to the cache. Raises
+    the images are downloaded, and the archive is written to `root` or to the cache (where that
+    fails, as on a full disk, a warning says so). Raises
     ValueError for an unknown name, a damaged archive, or more images asked for than there are;
     ConnectionError if a download is needed and fails.
     """
@@ -78,5 +80,9 @@ def _archived(name: str, folder: Path | None) -> Halves:
         if (place / f"{name}.npz").is_file():
             return npz.read_halves(place / f"{name}.npz", name)
     halves = download.fetch(name, home)
-    npz.write_halves(home / f"{name}.npz", halves)
+    try:
+        npz.write_halves(home / f"{name}.npz", halves)
+    except OSError as error:  # a full disk must not lose what was downloaded
+        warnings.warn(f"{name} is not kept in {home}: {error}", stacklevel=4)
+        return halves
     return npz.read_halves(home / f"{name}.npz", name)

@@ -13,6 +13,7 @@ from ibau_lite.data import archive, class_names
 from ibau_lite.data.halves import Halves
 from ibau_lite.data.labelled import Dataset
 from ibau_lite.data.splits import Sizes, split
+from ibau_lite.files import shown
 
 
 def load_npz(
@@ -28,9 +29,11 @@ def load_npz(
 
     The archive holds x_train, x_test (uint8 [N, H, W, C], C = 1 or 3) and y_train, y_test (integers
     [N]); it may hold `class_names` (K strings) and `source` (one string: where the images are
-    from). Objects in it are never unpickled. Raises FileNotFoundError if there is no file, and
-    ValueError, naming the array, for an archive that is damaged or does not look like this, or
-    that has too few images for the sizes asked for.
+    from). Objects in it are never unpickled. Of labels without names at most 100,000 classes are
+    read. In memory the images take four bytes a number; how large a packed file may be when it is
+    unpacked, and what is checked in which order, stands in `archive.read`. Raises
+    FileNotFoundError if there is no file, and ValueError, naming the array, for an archive that is
+    damaged or does not look like this, or that has too few images for the sizes asked for.
     """
     path = Path(path)
     halves = read_halves(path, path.stem)
@@ -42,13 +45,14 @@ def read_halves(path: Path, name: str) -> Halves:
     """The two halves in the archive at `path`; raises as `load_npz`, which explains the format."""
     arrays = archive.read(path)
     source = arrays.get("source")
-    said = str(source) if source is not None and source.dtype.kind == "U" else ""
+    one = source is not None and source.dtype.kind == "U" and source.ndim == 0
+    said = str(source) if one else ""
     try:
         x_train, y_train, x_test, y_test = (cast(Any, arrays[key]) for key in archive.ARRAYS)
         names = _class_names(arrays, name)
         return Halves(x_train, y_train, x_test, y_test, names, said or f"{name} (npz {path.name})")
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{shown(path)}: {error}") from error
 
 
 def write_halves(path: Path, halves: Halves) -> None:
@@ -68,7 +72,7 @@ def _class_names(arrays: dict[str, NDArray[np.generic]], name: str) -> tuple[str
             raise ValueError(
                 f"class_names must be a list of strings, got {stored.dtype} {list(stored.shape)}"
             )
-        return tuple(str(text) for text in stored)
+        return class_names.told(stored)
     if name in class_names.KNOWN:
         return class_names.KNOWN[name]
     labels = [arrays[key] for key in ("y_train", "y_test")]

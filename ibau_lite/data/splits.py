@@ -119,6 +119,6 @@ def split(name: str, halves: Halves, sizes: Sizes, seed: int) -> Dataset:
 def _tensors(x: NDArray[np.uint8], y: NDArray[np.int64]) -> Labelled:
     """Bytes [N, H, W, C] to float32 [N, C, H, W] with a single allocation of the final size."""
     n, height, width, channels = x.shape
-    images = torch.empty(n, channels, height, width)
+    images = torch.empty(n, channels, height, width, dtype=torch.float32)  # whatever is default
     images.copy_(torch.from_numpy(x).permute(0, 3, 1, 2))
     return Labelled(images.div_(255), torch.from_numpy(y.astype(np.int64)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ibau_lite.data import class_names
+from ibau_lite.data import class_names, pictures
 from ibau_lite.data.halves import Halves
 from ibau_lite.data.labelled import Dataset
 from ibau_lite.data.splits import Sizes, split
+from ibau_lite.files import refusing, shown
 
 
 class TorchvisionStyle(Protocol):
@@ -36,17 +38,19 @@ def from_torchvision(
 ) -> Dataset:
     """Read two torchvision-style datasets into memory and split them as `load` does.
 
-    An image may be a PIL image, an array [H, W] or [H, W, C] of uint8, or a tensor [C, H, W] of
-    uint8 or of floats in [0, 1], which are rounded to 1/255; all must have one size. Give the
+    An image may be a PIL image (converted to 8-bit grey or RGB as `pictures.plain` says), an array
+    [H, W] or [H, W, C] of uint8, or a tensor [C, H, W] of uint8 or of floats in [0, 1], which are
+    rounded to 1/255; all must have one size. Labels are whole numbers from 0 to 99,999. Give the
     datasets no random transform and no normalisation. `name` is by default that of the class of
-    `train_half`, in lower case. Raises TypeError for another kind of image, ValueError for images
-    that differ in shape, values outside [0, 1], or too few images for the sizes asked for.
+    `train_half`, in lower case. Raises TypeError for another kind of image or label, ValueError for
+    images that differ in shape or that `pictures.plain` refuses, values outside [0, 1], labels out
+    of range, or too few images for the sizes asked for.
     """
     x_train, y_train = _read_half(train_half, "train_half")
     x_test, y_test = _read_half(test_half, "test_half")
     given = getattr(train_half, "classes", None)
     names = (
-        tuple(str(c) for c in given)
+        class_names.told(tuple(given))
         if given is not None
         else class_names.numbered(int(max(y_train.max(), y_test.max())) + 1)
     )
@@ -63,7 +67,7 @@ def _read_half(half: TorchvisionStyle, which: str) -> tuple[NDArray[np.uint8], N
     for index in range(len(half)):
         image, label = half[index]
         images.append(_as_bytes(image, f"{which}[{index}]"))
-        labels.append(int(label))
+        labels.append(_as_label(label, f"{which}[{index}]"))
         if images[-1].shape != images[0].shape:
             raise ValueError(
                 f"{which}[{index}] has shape {images[-1].shape}, but {which}[0] has "
@@ -72,8 +76,27 @@ def _read_half(half: TorchvisionStyle, which: str) -> tuple[NDArray[np.uint8], N
     return np.stack(images), np.array(labels, np.int64)
 
 
+def _as_label(label: Any, where: str) -> int:
+    try:
+        number = operator.index(label)
+    except TypeError as error:
+        raise TypeError(
+            f"{where}: a whole number is expected as label, got {shown(label)}"
+        ) from error
+    if not 0 <= number < class_names.MOST:
+        raise ValueError(
+            f"{where}: a label in 0 … {class_names.MOST - 1} is expected, got {shown(number)}"
+        )
+    return number
+
+
 def _as_bytes(image: Any, where: str) -> NDArray[np.uint8]:
     """One image as uint8 [H, W, C]."""
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        with refusing(where, "it cannot be read as a picture"):
+            image = np.asarray(pictures.plain(image))
     if isinstance(image, Tensor):
         image = image.detach().cpu()
         if image.is_floating_point():

@@ -139,8 +139,9 @@ def clean_on_device(model: nn.Module, clean: Labelled, *, shift: int = 0) -> Lab
 
     Raises `TypeError` for something other than a `Labelled`, `ValueError` for an empty set, images
     too small for `shift`, logits that are NaN or infinite, or labels that the model has no output
-    for; warns if only one class is there, or if the model
-    is at chance on it (mislabelled, or normalised differently from its training).
+    for. Warns if only one class is there, if the model is at chance on it (mislabelled, or
+    normalised differently from its training), or if it reads images of one label alike but as
+    another (classes numbered differently).
     """
     if not isinstance(clean, Labelled):
         raise TypeError(
@@ -166,15 +167,37 @@ def clean_on_device(model: nn.Module, clean: Labelled, *, shift: int = 0) -> Lab
         warnings.warn(
             "the clean set holds one class only: the others will be forgotten", stacklevel=4
         )
-    accuracy = (logits.argmax(1) == moved.labels[:200]).float().mean()
-    chance = 1 / classes
-    if len(moved) >= 50 and float(accuracy) < chance + 0.5 * chance * (1 - chance):
-        warnings.warn(
-            f"the model reads {float(accuracy):.0%} of the first clean images as labelled, "
-            "which is chance: wrong labels, or images prepared differently from its training?",
-            stacklevel=4,
-        )
+    if len(moved) >= 50:
+        _warn_of_labels(logits.argmax(1), moved.labels[:200], classes)
     return moved
+
+
+def _warn_of_labels(read: Tensor, labels: Tensor, classes: int) -> None:
+    """Compare how often images are read as labelled with how often those of one label are alike.
+
+    Two images of a class are read alike with probability Σ_k q_k², where the q_k are how often it
+    is read as k; the root of it is about the accuracy that the right numbers of the classes give.
+    """
+    accuracy = float((read == labels).float().mean())
+    chance = 1 / classes
+    counts = labels.new_zeros(classes, classes).index_put_(
+        (labels, read), torch.ones_like(labels), accumulate=True
+    )
+    pairs = int((counts.sum(1) * (counts.sum(1) - 1)).sum())
+    alike = (int((counts * (counts - 1)).sum()) / pairs) ** 0.5 if pairs else 0.0
+    if accuracy < chance + 0.5 * chance * (1 - chance):
+        doubt = "which is chance: wrong labels, or images prepared differently from its training?"
+    elif accuracy < 0.8 * alike:
+        doubt = (
+            f"but images of one label alike, as if it could read {alike:.0%}: are the classes "
+            "numbered as in its training?"
+        )
+    else:
+        return
+    warnings.warn(
+        f"the model reads {accuracy:.0%} of the first clean images as labelled, {doubt}",
+        stacklevel=5,
+    )
 
 
 def answers(evaluator: Evaluator | None, model: nn.Module) -> dict[str, float]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,11 @@ def tampered(tmp_path: Path, change) -> Path:
         (lambda t, d: d["pairs"][0].pop("rule"), "the description of an attack is expected"),
         (lambda t, d: d["pairs"][0]["rule"].update(more=1), "the description of an attack is"),
         (lambda t, d: d.update(pairs=None), "the description of an attack is expected"),
+        (lambda t, d: d.update(name="../../etc/passwd"), "name: 1 to 100 printable characters"),
+        (lambda t, d: d.update(name="\x1b[2J" + 10**6 * "x"), r"got \\x1b\[2Jxx.*…"),
+        (lambda t, d: d.update(name=["mine"]), "name: 1 to 100 printable characters"),
+        (lambda t, d: d["pairs"][0]["rule"].update(target=10**30), "of at most 63 bits"),
+        (lambda t, d: d["pairs"][2]["trigger"].update(cells=[[1e400, -1]]), "OverflowError"),
     ],
 )
 def test_files_that_were_changed_are_refused(change, says, tmp_path: Path):
@@ -104,9 +111,58 @@ def test_truncated_and_foreign_files_are_refused(tmp_path: Path):
     path.write_bytes(path.read_bytes()[:-5])
     foreign = tmp_path / "weights"
     safetensors.torch.save_file({"w": torch.zeros(2)}, foreign)
-    for broken in (path, foreign):
-        with pytest.raises(ValueError, match=r"a whole file of attacks\.save"):
+    for broken, says in (
+        (path, "truncated, or was changed"),
+        (foreign, r"a whole file of attacks\.save"),
+    ):
+        with pytest.raises(ValueError, match=says):
             attacks.load(broken)
+
+
+def test_a_bit_that_changed_on_the_way_is_noticed(tmp_path: Path):
+    """In the description as well as in the pictures: another target is another attack."""
+    path = tmp_path / "attack"
+    attacks.save(dense(), path)
+    whole = path.read_bytes()
+    draw = random.Random(0)
+    for _ in range(300):
+        changed = bytearray(whole)
+        changed[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        path.write_bytes(changed)
+        with pytest.raises(ValueError):
+            attacks.load(path)
+
+
+def test_one_attack_is_one_file_and_older_files_are_read(tmp_path: Path):
+    contents = set()
+    for _ in range(20):  # the parts of the metadata used to come in either order
+        attacks.save(dense(), tmp_path / "attack")
+        contents.add((tmp_path / "attack").read_bytes())
+    assert len(contents) == 1
+    assert attacks.load(tampered(tmp_path, lambda tensors, data: None)) == dense()  # no digest
+
+
+def test_only_regular_files_are_read(tmp_path: Path, impatient):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name, kind in (("pipe", "a pipe"), ("zero", "a device"), (".", "a folder")):
+        with pytest.raises(ValueError, match=f"a regular file is expected, got {kind}"):
+            attacks.load(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        attacks.load(tmp_path / "nothing")
+
+
+def test_what_nests_too_deep_is_refused_and_not_quoted(tmp_path: Path):
+    path = tmp_path / "attack"
+    deep = 100_000 * "[" + 100_000 * "]"
+    for header in (
+        {"ibau_lite_attack": deep},
+        {"ibau_lite_attack": json.dumps({"name": "x", "control": False, "pairs": [], "covers": 3})},
+    ):
+        safetensors.torch.save_file({"w": torch.zeros(2)}, path, header)
+        with pytest.raises(ValueError, match=str(path)) as caught:
+            attacks.load(path)
+        assert len(str(caught.value)) < 1000
 
 
 def test_what_cannot_be_read_back_is_not_written(tmp_path: Path):
@@ -126,4 +182,6 @@ def test_what_cannot_be_read_back_is_not_written(tmp_path: Path):
     ):
         with pytest.raises(TypeError, match="cannot be saved"):
             attacks.save(attack, tmp_path / "attack")
+    with pytest.raises(ValueError, match="name: 1 to 100 printable"):
+        attacks.save(Attack("a/b", badnets(1).pairs), tmp_path / "attack")
     assert not list(tmp_path.iterdir())

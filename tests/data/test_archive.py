@@ -44,7 +44,7 @@ def test_a_truncated_archive_is_refused(tmp_path, share: float) -> None:
     archive.write(path, ARRAYS)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match=r"a.npz is not a usable .npz archive \(truncated"):
+    with pytest.raises(ValueError, match=r"a.npz: not a usable .npz archive \(truncated"):
         archive.read(path)
 
 
@@ -101,7 +101,7 @@ def test_an_array_that_claims_more_than_the_file_holds_is_refused(tmp_path) -> N
         for name in good.namelist():
             claim.writestr(name, good.read(name) if name != "x_train.npy"
                            else b"\x93NUMPY\x01\x00v\x00" + header + b"abc")  # fmt: skip
-    with pytest.raises(ValueError, match="not a usable"):
+    with pytest.raises(ValueError, match=r"x_train: its header says .* not the 3 bytes"):
         archive.read(tmp_path / "b.npz")
 
 
@@ -136,5 +136,67 @@ def test_an_encrypted_or_strangely_packed_member_is_refused(tmp_path, local, cen
     content[content.index(b"PK\x03\x04") + local] = value
     content[content.index(b"PK\x01\x02") + central] = value
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="not a usable .npz archive"):
+    with pytest.raises(ValueError, match=r"not a usable .npz archive|members as numpy\.savez"):
         archive.read(path)
+
+
+def test_zeros_of_a_small_file_are_not_unpacked_to_gigabytes(tmp_path) -> None:
+    """A file that is not packed is read however large it is, a packed one up to 20 times it."""
+    large = {**ARRAYS, "x_train": np.zeros((70, 1024, 1024, 1), np.uint8)}
+    np.savez_compressed(tmp_path / "a.npz", **large)
+    with pytest.raises(ValueError, match=r"unpack to 70 MiB, and at most 65 are read .*savez"):
+        archive.read(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", **large)
+    assert archive.read(tmp_path / "a.npz")["x_train"].shape == (70, 1024, 1024, 1)
+
+
+def test_members_are_counted_before_they_are_listed(tmp_path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as stream:
+        for number in range(2000):
+            stream.writestr(f"{number}.npy", b"")
+    with pytest.raises(ValueError, match="at most 1,000 members"):
+        archive.read(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_damaged_member_in_another_packing_is_refused(tmp_path, packing) -> None:
+    """A damaged LZMA stream used to end in an LZMAError."""
+    archive.write(tmp_path / "a.npz", ARRAYS)
+    odd = zipfile.ZipFile(tmp_path / "b.npz", "w", packing)
+    with odd, zipfile.ZipFile(tmp_path / "a.npz") as good:
+        for name in good.namelist():
+            odd.writestr(name, good.read(name))
+    content = bytearray((tmp_path / "b.npz").read_bytes())
+    content[60:80] = 20 * b"\xff"
+    (tmp_path / "b.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"members as numpy\.savez"):
+        archive.read(tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize("header", ["(" * 9000, "{'descr': [('a', '|O')], 'shape': (1,)}", "{}\n"])
+def test_a_header_that_is_no_header_is_refused(tmp_path, header: str) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as stream:
+        text = header.encode() + b"\n"
+        for name in ARRAYS:
+            content = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+            stream.writestr(f"{name}.npy", content)
+    with pytest.raises(ValueError, match=r"a\.npz") as caught:
+        archive.read(tmp_path / "a.npz")
+    assert len(str(caught.value)) < 1000
+
+
+def test_only_regular_files_are_read(tmp_path, impatient) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    (tmp_path / "zero.npz").symlink_to("/dev/zero")
+    for name, kind in (("pipe.npz", "a pipe"), ("zero.npz", "a device"), (".", "a folder")):
+        with pytest.raises(ValueError, match=f"a regular file is expected, got {kind}"):
+            archive.read(tmp_path / name)
+
+
+def test_the_umask_decides_who_may_read(tmp_path) -> None:
+    former = os.umask(0o002)
+    try:
+        archive.write(tmp_path / "a.npz", ARRAYS)
+    finally:
+        os.umask(former)
+    assert (tmp_path / "a.npz").stat().st_mode & 0o777 == 0o664

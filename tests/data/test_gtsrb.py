@@ -90,6 +90,30 @@ def test_a_damaged_image_is_refused(published, tmp_path) -> None:
         path.write_bytes(contents)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda row: row.replace(";5;6;", ";-900000;6;"), "a region within"),
+        (lambda row: row.replace(";5;6;", ";5;60000;"), "a region within"),
+    ],
+)
+def test_a_region_lies_within_its_image(tmp_path, save_gtsrb_half, change, says) -> None:
+    """Two numbers in a table must not decide how large a picture is made."""
+    save_gtsrb_half(tmp_path / "images", tmp_path / "table.csv", [1])
+    (tmp_path / "table.csv").write_text(change((tmp_path / "table.csv").read_text()))
+    with pytest.raises(ValueError, match=says):
+        gtsrb._read_table(tmp_path / "table.csv", tmp_path / "images")
+
+
+def test_nothing_but_ppm_is_opened(tmp_path, save_gtsrb_half) -> None:
+    from PIL import Image
+
+    save_gtsrb_half(tmp_path / "images", tmp_path / "table.csv", [1])
+    Image.new("RGB", (40, 50)).save(tmp_path / "images" / "00000.ppm", "PNG")
+    with pytest.raises(ValueError, match="UnidentifiedImageError"):
+        gtsrb._read_table(tmp_path / "table.csv", tmp_path / "images")
+
+
 def test_a_table_without_regions_is_refused(tmp_path, save_gtsrb_half) -> None:
     save_gtsrb_half(tmp_path / "images", tmp_path / "table.csv", [1])
     table = (tmp_path / "table.csv").read_text().replace("Roi.X1", "X1")

@@ -49,7 +49,7 @@ def test_a_damaged_archive_is_reported_and_not_replaced(tmp_path, monkeypatch) -
     path = tiny_cifar10(tmp_path, 1) / "cifar10.npz"
     path.write_bytes(path.read_bytes()[:5000])
     monkeypatch.setattr(named.download, "fetch", lambda *_: pytest.fail("downloaded over it"))
-    with pytest.raises(ValueError, match=r"cifar10\.npz is not a usable .npz archive"):
+    with pytest.raises(ValueError, match=r"cifar10\.npz: not a usable .npz archive"):
         load("cifar10", root=tmp_path)
     assert path.stat().st_size == 5000
 
@@ -63,6 +63,21 @@ def test_a_download_with_wrong_contents_leaves_no_archive(tmp_path, monkeypatch)
     with pytest.raises(ValueError, match="incomplete"):
         load("gtsrb", root=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_does_not_lose_what_was_downloaded(tmp_path, monkeypatch) -> None:
+    tiny_cifar10(tmp_path / "made", 7)
+    halves = named.npz.read_halves(tmp_path / "made" / "cifar10.npz", "cifar10")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.delenv("IBAU_DATA", raising=False)
+    monkeypatch.setattr(named.download, "fetch", lambda name, folder: halves)
+    monkeypatch.setattr(named.npz, "write_halves", full)
+    with pytest.warns(UserWarning, match="cifar10 is not kept in .*No space left"):
+        dataset = load("cifar10", root=tmp_path, clean=2, validation=2)
+    assert len(dataset.train) == len(halves.x_train)
 
 
 def test_any_number_of_signs(tmp_path) -> None:

@@ -67,12 +67,41 @@ def test_stored_names_and_source_are_honoured(tmp_path) -> None:
         ({"y_train": ARRAYS["y_train"] / 2}, "mine.npz: y_train must be integers, got float64"),
         ({"class_names": np.array(["x", "y"])}, "y_train must lie in 0 … 1, got 0 … 2"),
         ({"class_names": np.arange(3)}, r"class_names must be a list of strings, got int64 \[3\]"),
-        ({"y_test": None}, "mine.npz lacks y_test"),
+        (
+            {"y_test": np.array([2**32 - 1] * 20, np.uint32)},
+            "labels must lie in 0 … 99999 where classes have no names, got 4294967295",
+        ),
+        ({"y_test": np.array([2**64 - 1] * 20, np.uint64)}, "got 18446744073709551615"),
+        ({"class_names": np.full(100_001, "x")}, "at most 100,000 classes are expected, got"),
+        ({"source": np.array([2**32 - 1], np.uint32).view("U1")[0:1].reshape(())}, "no characters"),
+        (
+            {"class_names": np.array([97, 98, 0x110000], np.uint32).view("U1")},
+            "class_names: it holds numbers that are no characters",
+        ),
+        ({"y_test": None}, "mine.npz: it lacks y_test"),
     ],
 )
 def test_what_is_wrong_is_said_with_the_file_s_name(tmp_path, changes, words) -> None:
     with pytest.raises(ValueError, match=words):
         load_npz(saved(tmp_path, **changes))
+
+
+def test_names_and_sources_of_others_can_be_shown(tmp_path) -> None:
+    names = np.array(["\x1b[2J", "y" * 10**5, "z"])
+    dataset = load_npz(saved(tmp_path, class_names=names, source=np.array(["a", "b"])))
+    assert dataset.class_names[0] == r"\x1b[2J" and len(dataset.class_names[1]) == 100
+    assert dataset.source.startswith("mine (npz mine.npz), sha256 ")
+
+
+def test_another_default_number_type_changes_nothing(tmp_path) -> None:
+    path = saved(tmp_path)
+    expected = load_npz(path).train.images
+    torch.set_default_dtype(torch.float64)
+    try:
+        images = load_npz(path).train.images
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert images.dtype == torch.float32 and torch.equal(images, expected)
 
 
 def test_halves_survive_the_disk(tmp_path) -> None:

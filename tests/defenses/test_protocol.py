@@ -26,6 +26,7 @@ from ibau_lite.defenses import (
     SAUConfig,
     TaborConfig,
 )
+from ibau_lite.defenses.protocol import clean_on_device
 from ibau_lite.metrics import Report
 from ibau_lite.minimax import AimedUnion, Ascent, Ball
 from ibau_lite.testing import CLASSES, DEFENSE_CHECKS, Subject, tiny_images
@@ -199,6 +200,37 @@ def test_labels_that_the_model_does_not_know(name, model):
     wrong = Labelled(clean.images, (clean.labels + 1) % CLASSES)
     with pytest.warns(UserWarning, match="which is chance"):
         defense(name)(model, wrong, config=CONFIGS[name])
+
+
+class Reads(nn.Module):
+    """Reads the class of 43 that is written into every pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(42.0))
+
+    def forward(self, x):
+        return nn.functional.one_hot((x.mean((1, 2, 3)) * self.scale).round().long(), 43).float()
+
+
+def written(classes):
+    return (classes / 42)[:, None, None, None].repeat(1, 1, 2, 2)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_classes_that_are_numbered_otherwise(share):
+    """As folders 0 … 42 in alphabetical order: far below what the network can, above chance."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(43).repeat(10)[torch.randperm(430, generator=draw)]
+    other = torch.randint(43, (430,), generator=draw)
+    weak = torch.where(torch.rand(430, generator=draw) < share, labels, other)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clean_on_device(Reads(), Labelled(written(labels), labels))
+        clean_on_device(Reads(), Labelled(written(weak), labels))  # weak, but not mistaken
+    moved = torch.where(labels < (1 - share) * 43, labels, (labels + 1) % 43)
+    with pytest.warns(UserWarning, match="of one label alike, as if it could read 97%"):
+        clean_on_device(Reads(), Labelled(written(labels), moved))
 
 
 @ALL
