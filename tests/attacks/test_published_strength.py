@@ -13,7 +13,7 @@ from ibau_lite.attacks import trigger
 
 ARCHIVE = Path(os.environ.get("IBAU_DATA", "nowhere")) / "cifar10.npz"
 
-# ‖mean_i (T(x_i) − x_i)‖ (l2, l1) over 2,000 images of CIFAR-10, of the triggers that were published.
+# ‖mean_i (T(x_i) − x_i)‖ (l2, l1) over 2,000 images of CIFAR-10, of the published triggers.
 PUBLISHED = {
     "l0_inv": (2.58, 13),
     "l2_inv": (3.00, 102),
