@@ -29,7 +29,7 @@ from ibau_lite.kinds import check_kinds
 from ibau_lite.modes import evaluation_mode
 from ibau_lite.streams import VERSION, derived_seed, stream
 
-__all__ = ["Recipe", "Stamped", "augment", "fit", "reshuffled"]
+__all__ = ["Recipe", "Stamped", "augment", "fit", "precision", "reshuffled"]
 
 
 class Stamped(Protocol):
@@ -162,15 +162,18 @@ def _check_labels(model: nn.Module, images: Tensor, labels: Tensor) -> None:
         )
 
 
-def _in_bfloat16(recipe: Recipe, device: torch.device) -> bool:
+def precision(recipe: Recipe, device: torch.device) -> str:
+    """What a recipe computes in on a device, "float32" or "bfloat16": what "auto" stands for."""
     if recipe.precision != "auto":
-        return recipe.precision == "bfloat16"
+        return recipe.precision
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Older versions of torch do not tell: float32 there.
-    tell = getattr(torch.cpu, "get_capabilities", dict)
-    has: dict[str, bool] = tell() if device.type == "cpu" else {}
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+        half = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # Older versions of torch do not tell: float32 there.
+        tell = getattr(torch.cpu, "get_capabilities", dict)
+        has: dict[str, bool] = tell() if device.type == "cpu" else {}
+        half = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return "bfloat16" if half else "float32"
 
 
 def _compiles(recipe: Recipe, images: int, device: torch.device) -> bool:
@@ -178,7 +181,7 @@ def _compiles(recipe: Recipe, images: int, device: torch.device) -> bool:
         return recipe.compile
     long_enough = images * recipe.epochs >= _COMPILE_PAYS_FROM
     has_compiler = shutil.which("g++") is not None
-    half = _in_bfloat16(recipe, device)
+    half = precision(recipe, device) == "bfloat16"
     return half and device.type == "cpu" and long_enough and has_compiler
 
 
@@ -228,7 +231,9 @@ def fit(
     steps = len(images) // batch  # the incomplete last batch is dropped: one shape to compile
     optimizer, schedule = _optimizer(model, recipe, recipe.epochs * steps)
     network = torch.compile(model) if _compiles(recipe, len(images), device) else model
-    half = torch.autocast(device.type, torch.bfloat16, enabled=_in_bfloat16(recipe, device))
+    half = torch.autocast(
+        device.type, torch.bfloat16, enabled=precision(recipe, device) == "bfloat16"
+    )
     order, moves = (stream(seed, purpose, stage) for purpose in ("order", "augmentation"))
     saved = _Checkpoint(
         checkpoint,

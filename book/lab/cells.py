@@ -19,6 +19,7 @@ from ibau_lite.attacks import Attack
 from ibau_lite.data import Dataset, Labelled
 from ibau_lite.defenses import REGISTRY, Defense, dp
 from ibau_lite.metrics import Report, accuracy, evaluate
+from ibau_lite.streams import VERSION
 
 from .answers import Answers
 from .near_duplicates import NEAR, nearest
@@ -108,6 +109,7 @@ def run(
         "clean": {"count": len(dataset.clean), "sha256": fingerprint(dataset.clean)},
         "test": {"count": len(dataset.test), "sha256": fingerprint(dataset.test)},
         "seed": seed,
+        "streams": VERSION,
         **_measured(attack, victim),
     }
     key = key_of(settings)

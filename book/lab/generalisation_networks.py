@@ -30,6 +30,7 @@ from ibau_lite.defenses import FineTuningConfig, IBAUConfig, fine_tuning, ibau
 from ibau_lite.metrics import evaluate
 from ibau_lite.minimax import Ascent, Ball, Risk
 from ibau_lite.models import mlp
+from ibau_lite.streams import VERSION
 from ibau_lite.training import Recipe, fit
 
 from . import first_run
@@ -280,7 +281,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", help="only these of zoo, signs, cifar10, gtsrb, with commas")
     choice = parser.parse_args(arguments)
-    done = {(r["data"], r["profile"]) for r in read(choice.results, cut=True)}
+    done = {
+        (r["data"], r["profile"])
+        for r in read(choice.results, cut=True)
+        if r["versions"].get("streams", 1) == VERSION  # those of older streams are other networks
+    }
     experiments = {e.data: e for e in first_run.experiments(choice.profile)}
     for data in ("zoo", *experiments):
         if (data, choice.profile) in done or (choice.data and data not in choice.data.split(",")):

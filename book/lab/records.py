@@ -15,11 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import ibau_lite
 from ibau_lite.data import Labelled
+from ibau_lite.streams import VERSION
 
-__all__ = ["append", "device", "fingerprint", "key_of", "provenance", "read", "usual_device"]
+__all__ = [
+    "append",
+    "device",
+    "fingerprint",
+    "key_of",
+    "provenance",
+    "read",
+    "usual_device",
+    "weights_digest",
+]
 
 
 def fingerprint(*parts: Labelled) -> str:
@@ -33,6 +44,15 @@ def fingerprint(*parts: Labelled) -> str:
         digest.update(f"{list(part.images.shape)}".encode())
         digest.update(part.images[:, :, ::4, ::4].contiguous().cpu().numpy().data)
         digest.update(part.labels.contiguous().cpu().numpy().data)
+    return digest.hexdigest()[:12]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Twelve hexadecimal digits that stand for the network's state."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
 
 
@@ -52,6 +72,7 @@ def provenance() -> dict[str, Any]:
         "versions": {
             "ibau_lite": ibau_lite.__version__,
             "code": _CODE,
+            "streams": VERSION,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },

@@ -9,7 +9,6 @@ one CPU core a network, once it is trained; float32.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from ibau_lite.minimax import Ascent, Ball, Risk
 from ibau_lite.solvers import Ritz
 
 from .first_run import PROFILES, experiments
-from .records import append, fingerprint, key_of, provenance, read
+from .records import append, fingerprint, key_of, provenance, read, weights_digest
 
 __all__ = ["main", "measure"]
 
@@ -160,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = experiment.network(dataset, choice.network)
         part = dataset.clean[: choice.images]
         settings = {
-            "network": _weights(model),
+            "network": weights_digest(model),
             "images": fingerprint(part),
             "steps": choice.steps,
             "version": 2,
@@ -188,15 +187,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         append(choice.results, record)
         print(_line(record), flush=True)
     return 0
-
-
-def _weights(model: nn.Module) -> str:
-    """Twelve hexadecimal digits that stand for the network's state."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def _line(record: Mapping[str, Any]) -> str:

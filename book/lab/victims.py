@@ -16,21 +16,26 @@ from ibau_lite.attacks import Attack
 from ibau_lite.data import Dataset, cache
 from ibau_lite.metrics import Report, evaluate
 from ibau_lite.streams import VERSION
-from ibau_lite.training import Recipe, fit
+from ibau_lite.training import Recipe, fit, precision
 
-from .records import fingerprint, key_of
+from .records import fingerprint, key_of, provenance, weights_digest
 
 __all__ = ["Victim", "victim"]
 
 
 @dataclass(frozen=True, eq=False)
 class Victim:
-    """A poisoned network, what it scores on the test split, and the settings that produced it."""
+    """A poisoned network, what it scores on the test split, and the settings that produced it.
+
+    `made` tells what the settings do not decide: the precision and the hardware of the training,
+    the code that trained, and the digest of the weights that came out.
+    """
 
     model: nn.Module = field(repr=False)
     report: Report
     settings: dict[str, Any] = field(repr=False)
     seconds: float
+    made: dict[str, Any] = field(repr=False, default_factory=dict)
 
 
 def victim(
@@ -67,7 +72,8 @@ def victim(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device)
     if path.exists():
-        seconds = float(checkpoints.load(path, model)["seconds"])
+        kept = checkpoints.load(path, model)
+        seconds, made = float(kept["seconds"]), kept["made"]
         model.eval()
     else:
         poisoned = attack.poison(dataset.train, rate, seed)
@@ -83,5 +89,12 @@ def victim(
         # As it will be when it is loaded: in another layout, and the same defence ends elsewhere.
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         model.zero_grad(set_to_none=True)
-        checkpoints.save(model, path, {"settings": settings, "seconds": seconds})
-    return Victim(model, evaluate(model, dataset.test, attack), settings, seconds)
+        known = provenance()
+        made = {
+            "precision": precision(recipe, torch.device(device)),
+            "hardware": known["hardware"],
+            "code": known["versions"]["code"],
+            "weights": weights_digest(model),
+        }
+        checkpoints.save(model, path, {"settings": settings, "seconds": seconds, "made": made})
+    return Victim(model, evaluate(model, dataset.test, attack), settings, seconds, made)

@@ -71,6 +71,7 @@ def perform(cell: Cell, folder: str | None = None, jobs: int = 1) -> dict[str, A
         "jobs": jobs,
         "warm_up_seconds": warmed,
         "cell_seconds": time.perf_counter() - ready,
+        "network_made": victim.made,
         "network_seconds": 0.0 if "weights" in victim.settings else victim.seconds,
         "waited_seconds": ready - began,
     }

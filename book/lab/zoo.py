@@ -194,6 +194,7 @@ class Zoo:
             "answers": Answers.of(poisoned.model, test, attack).to_dict(),
             "control": dataclasses.asdict(evaluate(clean.model, test, attack)),
             "seconds": poisoned.seconds,
+            "made": poisoned.made,
             "settings": settings,
             **provenance(),
         }
@@ -209,7 +210,8 @@ class Zoo:
         model = got.model.to("cuda" if torch.cuda.is_available() else "cpu")
         report = evaluate(model, self.dataset.test, got.attack)
         settings = {**got.metadata["settings"], "weights": digest(FOLDER, name)}
-        return Victim(model, report, settings, got.metadata["seconds"])
+        made = got.metadata.get("made", {})  # the oldest networks do not tell
+        return Victim(model, report, settings, got.metadata["seconds"], made)
 
     def _trigger(self, name: str, seed: int, progress: bool) -> attacks.Trigger:
         if name not in COMPUTED:
@@ -350,6 +352,7 @@ def _ship(zoo: Zoo, member: Member) -> None:
         "settings": whole.settings,
         "report": dataclasses.asdict(whole.report),
         "seconds": whole.seconds,
+        "made": whole.made,
     }
     name = zoo.label(member.name)
     path, _ = ship(whole.model, attack, zoo.folder / "half", name, told)

@@ -40,18 +40,17 @@ class Neurons:
             )
         return features.unflatten(1, (self.channels, -1)).amax(2)[:, self.chosen]
 
-    def answering(self, images: Tensor, count: int) -> Neurons:
-        """The first `count` that answer differently to at least two of `images`.
+    def excited(self, images: Tensor, count: int) -> Neurons:
+        """The first `count` that answer to `images` more, on average, than to a black image.
 
-        A channel whose largest activation lies where the images are alike cannot be excited by what
-        differs. Where fewer answer, the first that do not are taken, too.
+        Others cannot be excited by what is added to black: their largest activation lies where the
+        images are black, or they prefer the dark. Where fewer answer, the first of these are taken,
+        too.
         """
         with torch.no_grad():
-            answers = self(images)
-        silent = (answers == answers[:1]).all(0)
-        return replace(
-            self, chosen=self.chosen[silent.to(torch.uint8).argsort(stable=True)][:count]
-        )
+            answers, black = self(images).mean(0), self(torch.zeros_like(images[:1]))[0]
+        order = (answers > black).to(torch.uint8).argsort(descending=True, stable=True)
+        return replace(self, chosen=self.chosen[order][:count])
 
 
 def strongest(network: nn.Module, count: int | None = None) -> Neurons:

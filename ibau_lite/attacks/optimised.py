@@ -48,8 +48,8 @@ def trojan_square(
 ) -> Additive:
     """Trojan SQ: a 9×9 square at rows and columns 21–29 of 32 that excites chosen neurons, added.
 
-    With m the square's mask and a(·) the first of `neurons.strongest` that it reaches, from random
-    colours,
+    With m the square's mask and a(·) the first of `neurons.strongest` that random colours excite,
+    from such colours,
 
         min_{k in [0, 1]} Σ_j (target_value − a_j(m ⊙ k))²,
 
@@ -269,10 +269,10 @@ def _trojan(
     generator = stream(seed, "trigger", algorithm)
     with still(network) as device:
         where = mask[None].to(device)
-        starts = torch.rand(2, *images.shape[1:], generator=generator).to(device)
+        colours = torch.rand(images.shape[1:], generator=generator).to(device)
         strongest(network, neurons)  # refuses a number of neurons that the network does not have
-        anchors = strongest(network).answering(where * starts, neurons)
-        colours = starts[0].clone().requires_grad_()
+        anchors = strongest(network).excited((where * colours)[None], neurons)
+        colours.requires_grad_()
         optimizer = torch.optim.Adam([colours], lr=0.05)
         losses = []
         for _ in tqdm(range(steps), desc=algorithm, disable=not progress, unit="step"):
@@ -290,9 +290,10 @@ def _trojan(
         )
     pattern = (where * colours.detach()).to(images)
     drawn = torch.randperm(len(images), generator=generator)[:_CALIBRATED].to(images.device)
-    delta = _strength(pattern, images[drawn], norm) * pattern
-    told = _told(algorithm, network, seed, images, norm=norm, **settings)
-    return Additive(Pattern.of(delta), provenance=told)
+    strength = _strength(pattern, images[drawn], norm)
+    found = {"strength": strength, "channels": anchors.chosen.tolist()}
+    told = _told(algorithm, network, seed, images, norm=norm, **settings, **found)
+    return Additive(Pattern.of(strength * pattern), provenance=told)
 
 
 def _strength(pattern: Tensor, images: Tensor, norm: float) -> float:

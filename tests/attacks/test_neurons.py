@@ -75,7 +75,7 @@ def test_still_puts_every_flag_back():
     assert [module.training for module in net.modules()] == flags
 
 
-def test_neurons_that_do_not_answer_come_last():
+def test_neurons_that_are_not_excited_come_last():
     """Two positions: the left pixel moves the first channel only below what the right one gives."""
     network = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Flatten(), nn.Linear(6, 2))
     with torch.no_grad():
@@ -85,5 +85,5 @@ def test_neurons_that_do_not_answer_come_last():
     images = torch.tensor([[[[0.2, 0.0]]], [[[0.9, 0.0]]]])
     ranked = strongest(network)
     assert ranked.chosen.tolist() == [0, 1, 2]
-    assert ranked.answering(images, 2).chosen.tolist() == [1, 2]
-    assert ranked.answering(images, 3).chosen.tolist() == [1, 2, 0]
+    assert ranked.excited(images, 2).chosen.tolist() == [1, 2]
+    assert ranked.excited(images, 3).chosen.tolist() == [1, 2, 0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,11 +69,12 @@ def test_a_trojan_changes_its_square_or_seal_alone(name):
 
 @pytest.mark.parametrize("name", MASKS)
 def test_a_trojan_excites_its_neuron_more_than_random_colours_do(name):
-    delta, random = trigger(name).delta.tensor(), MASKS[name] * draws()
-    anchors = strongest(network()).answering(random, 1)
+    found = trigger(name)
+    told, delta = json.loads(found.provenance), found.delta.tensor()
+    anchors = replace(strongest(network()), chosen=torch.tensor(told["channels"]))
     with torch.no_grad():
-        by_chance = anchors(random).max()
-        assert anchors((delta / delta.max())[None]) > by_chance
+        by_chance = anchors(MASKS[name] * draws()).max()
+        assert anchors((delta / told["strength"])[None]) > by_chance
 
 
 def mean_change(trigger, images: torch.Tensor) -> float:

@@ -60,7 +60,7 @@ def test_drawn_triggers_need_no_network_and_computed_ones_say_so():
 
 
 def test_a_computed_trigger_knows_the_shape_of_the_images():
-    images = torch.rand(2, 1, 16, 16)
+    images = 0.5 * torch.rand(2, 1, 16, 16)
     found = trigger("trojan_sq", small_cnn(3, 1, width=2), images)
     assert found.delta.shape == (1, 16, 16)
     assert found(images).shape == images.shape

@@ -8,6 +8,7 @@ import torch
 
 import ibau_lab
 from ibau_lab import Victim, victim, victims
+from ibau_lab.records import weights_digest
 from ibau_lite.attacks import Attack, badnets
 from ibau_lite.data import Dataset
 from ibau_lite.models import small_cnn
@@ -55,6 +56,8 @@ def test_the_second_time_it_is_loaded_with_identical_weights(
     assert first.report == second.report
     assert first.settings == second.settings
     assert first.seconds == second.seconds
+    assert first.made == second.made and first.made["precision"] == "float32"
+    assert first.made["weights"] == weights_digest(second.model)
     assert not second.model.training
 
 
