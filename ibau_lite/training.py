@@ -54,6 +54,10 @@ _COMPILE_PAYS_FROM = 400_000
 """Image passes (images × epochs) from which a minute of compilation is won back on a CPU."""
 
 
+_MOST_POSITIONS = 10**8
+"""Positions of one pass, drawn at once: 800 MB."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to train: every number that `fit` uses.
@@ -126,10 +130,21 @@ def augment(images: Tensor, generator: torch.Generator, *, flip: bool, shift: in
 def reshuffled(count: int, total: int, generator: torch.Generator) -> Tensor:
     """Positions [total] among `count` images: all of them in random order, and all of them again.
 
-    The last pass may be a part, so that no image comes twice more often than another.
+    The last pass may be a part, so that no image comes twice more often than another. Raises
+    `ValueError` as `check_total`.
     """
+    check_total(total)
     passes = [torch.randperm(count, generator=generator) for _ in range(-(-total // count))]
     return torch.cat(passes)[:total]
+
+
+def check_total(total: int, name: str = "total") -> None:
+    """Raise `ValueError` for more images a pass than have their positions in memory."""
+    if total > _MOST_POSITIONS:
+        raise ValueError(
+            f"{name}: at most {_MOST_POSITIONS:,} images a pass are expected, got {total:,}; "
+            "for more, take more passes"
+        )
 
 
 def _parts(train: Labelled | Stamped) -> tuple[Tensor, Tensor, Callable[..., Tensor] | None]:
