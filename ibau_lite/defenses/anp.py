@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ibau_lite.data import Labelled
-from ibau_lite.defenses.layers import batch_norm_training
+from ibau_lite.defenses.layers import batch_norm_training, check_own_weight, may_be_changed
 from ibau_lite.defenses.passes import PassesConfig, passes
 from ibau_lite.defenses.protocol import Outcome, Run, defense
 
@@ -111,16 +111,14 @@ class _Neurons:
         self._model = model
         layers = [n for n, m in model.named_modules() if _is_norm(m) and m.weight.requires_grad]
         if not layers:
-            layers = [
-                name
-                for name, module in model.named_modules()
-                if isinstance(module, nn.Conv2d) and module.weight.requires_grad
-            ]
+            layers = [name for name, m in model.named_modules() if may_be_changed(m)]
         if not layers:
             raise ValueError(
                 "the model has no affine normalisation and no convolution that may be changed: "
                 "there are no neurons to prune"
             )
+        for layer in layers:
+            check_own_weight(model, layer)
         parameters = dict(model.named_parameters())
         self._weights = {f"{n}.weight": parameters[f"{n}.weight"].detach().clone() for n in layers}
         self._biases = {

@@ -129,7 +129,7 @@ def _check_parameters(parameters: dict[str, nn.Parameter]) -> None:
             "the model has no parameters that require a gradient: there is nothing to unlearn; "
             "model.requires_grad_(True) frees them all"
         )
-    broken = [name for name, p in parameters.items() if not bool(torch.isfinite(p).all())]
+    broken = [n for n, p in parameters.items() if not bool(torch.isfinite(p.detach()).all())]
     if broken:
         raise ValueError(f"the model's weights are NaN or infinite in {', '.join(broken)}")
     if any(p.dtype == torch.float16 for p in parameters.values()):

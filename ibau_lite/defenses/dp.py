@@ -99,7 +99,7 @@ def dp(
             "dp(model, clean, train=Labelled(poisoned.images, poisoned.labels))"
         )
     untrained = with_group_norm(model, run.seed)
-    train = _checked(train, clean, untrained)
+    train = _checked(train, clean, model)
     fresh = copy.deepcopy(untrained)
     device = clean.images.device
     rate = min(1.0, config.batch_size / len(train))

@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
-from ibau_lite.defenses.layers import last_convolution, norm_after, outputs
+from ibau_lite.defenses.layers import (
+    check_own_weight,
+    last_convolution,
+    may_be_changed,
+    norm_after,
+    outputs,
+)
 from ibau_lite.defenses.passes import AdamSteps, PassesConfig, passes
 from ibau_lite.defenses.protocol import Outcome, Run, defense, hold_out
 from ibau_lite.folding import fold_batchnorm
@@ -89,8 +95,9 @@ def _one(model: nn.Module, clean: Labelled) -> Tensor:
 def _parts(model: nn.Module, layer: str, clean: Labelled) -> tuple[str, ...]:
     """The convolution and the normalisation behind it: what makes a channel."""
     module = dict(model.named_modules()).get(layer)
-    if not isinstance(module, nn.Conv2d) or not module.weight.requires_grad:
+    if module is None or not may_be_changed(module):
         raise ValueError(f"layer: a convolution that may be changed is expected, got {layer!r}")
+    check_own_weight(model, layer)
     norm = norm_after(model, _one(model, clean), layer)
     return (layer,) if norm is None else (layer, norm)
 

@@ -202,6 +202,7 @@ def defense(
                 run = Run(name or algorithm.__name__, model, seed, progress, evaluator)
                 clean = clean_on_device(model, clean, shift=getattr(config, "shift", 0))
                 before = {} if evaluator is None else {"before": run.answers(model)}
+                run.tidy()  # the door has read images
                 new, history, details = algorithm(model, clean, config, run, **options)
                 run.tidy()
                 return Defended(new.eval(), run.seconds, history, details | before)
