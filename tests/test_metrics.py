@@ -248,3 +248,27 @@ def test_looking_leaves_tensors_that_can_be_trained_with():
     model, images = Cached(), torch.rand(4, 3, 8, 8)
     accuracy(model, Labelled(images, torch.zeros(4, dtype=torch.int64)))
     model(images).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "says"),
+    [
+        (torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8), TypeError, "uint8; for bytes use"),
+        (
+            255 * torch.rand(3, 1, 8, 8),
+            ValueError,
+            r"for 0 … 255 use images.div\(255\)",
+        ),
+        ([[0.5]], TypeError, "got list"),
+    ],
+)
+def test_bytes_are_no_images(images, error, says):
+    with pytest.raises(error, match=says):
+        predict(Reader(), images)
+
+
+def test_perturbed_images_may_leave_the_range():
+    images = readable([0, 1, 2, 3]).images
+    far = torch.zeros_like(images[0])
+    far[0, 4, 4] = 10.0  # the whole of a radius of 10 in one pixel
+    assert predict(Reader(), images + far).tolist() == [0, 1, 2, 3]
