@@ -43,8 +43,8 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
             "the model must be in evaluation mode (model.eval()): in training mode BatchNorm "
             "depends on the whole batch and cannot be folded"
         )
-    pairs = _pairs(model)
     memo: dict[int, object] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    pairs = _pairs(copy.deepcopy(model, dict(memo)))  # a trace may leave proxies in attributes
     view = copy.deepcopy(model, memo)
     modules: dict[str, Any] = dict(view.named_modules())
     into = {norm: layer for layer, norm in pairs}

@@ -1,4 +1,7 @@
-"""Settings of the wrong kind, named at the door: lr="1e-3" is no number, epochs=1.5 no count."""
+"""Settings of the wrong kind, named at the door: lr="1e-3" is no number, epochs=1.5 no count.
+
+Numbers of another library's kinds, as NumPy's, become Python's.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,8 @@ def check_kinds(settings: Any) -> None:
 
     Looked at are fields declared as int, float, bool, str, or one of these or None, in a module
     with `from __future__ import annotations`. A whole number is a number, too; True is neither.
+    A number that is not Python's own is put in its place as one: `Tensor.split` and JSON take no
+    `numpy.int64`.
     """
     for each in dataclasses.fields(settings):
         declared = str(each.type).split(" | ")
@@ -35,3 +40,6 @@ def check_kinds(settings: Any) -> None:
         if not fits:
             wanted = " or ".join(_KINDS[name][1] for name in declared)
             raise TypeError(f"{each.name} is {wanted}, got {value!r}")
+        if isinstance(value, Real) and not isinstance(value, int | float):
+            python = int(value) if isinstance(value, Integral) else float(value)
+            object.__setattr__(settings, each.name, python)

@@ -10,13 +10,13 @@ import statistics
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ibau_lite.data import Labelled
+from ibau_lite.logits import check_reads_alone, read
 from ibau_lite.modes import evaluation_mode
 
 __all__ = [
@@ -93,9 +93,12 @@ def predict(model: nn.Module, images: Tensor, *, batch_size: int = 1000) -> Tens
 
     `images` [N, C, H, W] in [0, 1] are moved to the model's device a batch at a time; the result is
     int64 [N] on the CPU. Each submodule's training flag is put back as it was.
-    Raises `ValueError` if the model does not map a batch [B, …] to logits [B, K]; warns where a
-    logit is NaN or infinite, since the prediction then means nothing.
+    Raises `TypeError` for images that are no floating-point tensor, or a model that gives no
+    tensor; `ValueError` for images that are brighter than any in [0, 1] with a perturbation
+    (0 … 255, say), if the model does not map a batch [B, …] to logits [B, K], or reads the images
+    of a batch together. Warns where a logit is NaN or infinite: the prediction then means nothing.
     """
+    _check_range(images)
     logits = _logits(model, images, batch_size)
     return torch.cat([torch.empty(0, dtype=torch.int64), *(batch.argmax(1) for batch in logits)])
 
@@ -104,7 +107,7 @@ def accuracy(model: nn.Module, labelled: Labelled, *, batch_size: int = 1000) ->
     """Count the fraction of images predicted as labelled: |{i : argmax f(xᵢ) = yᵢ}| / N.
 
     Raises `TypeError` for no `Labelled`, `ValueError` for no images, for a label that is none of
-    the model's classes, and as `predict` does.
+    the model's classes, and as `predict` does for the model.
     """
     _check(labelled)
     labels = labelled.labels.cpu()
@@ -114,9 +117,10 @@ def accuracy(model: nn.Module, labelled: Labelled, *, batch_size: int = 1000) ->
     for logits in _logits(model, labelled.images, batch_size):
         wanted = labels[start : start + len(logits)]
         if wanted.max() >= logits.shape[1]:
+            from_one = " (labels count from 0)" if int(labels.min()) == 1 else ""
             raise ValueError(
                 f"labels: the model's classes 0 to {logits.shape[1] - 1} are expected, "
-                f"got {int(wanted.max())}"
+                f"got {int(wanted.max())}{from_one}"
             )
         right += int((logits.argmax(1) == wanted).sum())
         start += len(logits)
@@ -178,24 +182,36 @@ def _check(labelled: Labelled) -> None:
         raise TypeError(f"labelled: a Labelled is expected, as dataset.test, got {type(labelled)}")
 
 
+def _check_range(images: Tensor) -> None:
+    """Refuse bytes, as numbers or as floats.
+
+    A perturbed x + δ leaves [0, 1], but |x + δ| is at most 1 + ‖δ‖₂ / √d on average over the d
+    values of an image: 2 would be a δ as long as an image that is white all over.
+    """
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(
+            f"images: a floating-point tensor in [0, 1] is expected, got {kind}; "
+            "for bytes use images.float().div(255)"
+        )
+    for part in images.split(1000):
+        if float(size := part.detach().abs().double().mean()) > 2:
+            raise ValueError(
+                f"images: values in [0, 1] are expected, got {float(size):.3g} on average; for "
+                "0 … 255 use images.div(255)"
+            )
+
+
 def _logits(model: nn.Module, images: Tensor, batch_size: int) -> Iterator[Tensor]:
     """Logits [B, K] on the CPU, a batch at a time."""
     if batch_size < 1:
         raise ValueError(f"batch_size: at least 1 is expected, got {batch_size}")
-    own = (t for t in chain(model.parameters(), model.buffers()) if t.is_floating_point())
-    tensor = next(own, images)  # its dtype and device are the model's
+    check_reads_alone(model)
     for start in range(0, len(images), batch_size):
         # The mode is set a batch at a time: a generator may be left half-way.
         with evaluation_mode(model), torch.no_grad():
             batch = images[start : start + batch_size]
-            logits = model(batch.to(tensor))
-        if not isinstance(logits, Tensor):
-            raise TypeError(f"model: a tensor of logits is expected, got {type(logits)}")
-        logits = logits.cpu()
-        if logits.ndim != 2 or len(logits) != len(batch):
-            raise ValueError(
-                f"model: logits [{len(batch)}, K] are expected, got {list(logits.shape)}"
-            )
+            logits = read(model, batch).cpu()
         if not logits.isfinite().all():
             warnings.warn(
                 "the model gives NaN or infinite logits: its predictions mean nothing",

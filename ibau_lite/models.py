@@ -76,6 +76,7 @@ class ResNet(nn.Module):
 
     def __init__(self, depths: Iterable[int], num_classes: int, in_channels: int) -> None:
         super().__init__()
+        _check_classes(num_classes)
         layers: list[nn.Module] = [
             nn.Conv2d(in_channels, 64, 3, padding=1, bias=False),
             nn.BatchNorm2d(64),
@@ -170,6 +171,7 @@ def mlp(
     With `smooth=True` the network is infinitely differentiable: the place to test the theory,
     whose constants (Lipschitz Hessians) do not exist for ReLU networks.
     """
+    _check_classes(num_classes)
 
     def build() -> nn.Module:
         layers: list[nn.Module] = [nn.Flatten()]

@@ -26,7 +26,8 @@ from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
 from ibau_lite.kinds import check_kinds
-from ibau_lite.modes import evaluation_mode
+from ibau_lite.logits import check_logits, checked, read
+from ibau_lite.modes import evaluation_mode, usual_settings
 from ibau_lite.streams import VERSION, derived_seed, stream
 
 __all__ = ["Recipe", "Stamped", "augment", "fit", "precision", "reshuffled"]
@@ -52,6 +53,10 @@ class Stamped(Protocol):
 
 _COMPILE_PAYS_FROM = 400_000
 """Image passes (images × epochs) from which a minute of compilation is won back on a CPU."""
+
+
+_MOST_POSITIONS = 10**8
+"""Positions of one pass, drawn at once: 800 MB."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +131,21 @@ def augment(images: Tensor, generator: torch.Generator, *, flip: bool, shift: in
 def reshuffled(count: int, total: int, generator: torch.Generator) -> Tensor:
     """Positions [total] among `count` images: all of them in random order, and all of them again.
 
-    The last pass may be a part, so that no image comes twice more often than another.
+    The last pass may be a part, so that no image comes twice more often than another. Raises
+    `ValueError` as `check_total`.
     """
+    check_total(total)
     passes = [torch.randperm(count, generator=generator) for _ in range(-(-total // count))]
     return torch.cat(passes)[:total]
+
+
+def check_total(total: int, name: str = "total") -> None:
+    """Raise `ValueError` for more images a pass than have their positions in memory."""
+    if total > _MOST_POSITIONS:
+        raise ValueError(
+            f"{name}: at most {_MOST_POSITIONS:,} images a pass are expected, got {total:,}; "
+            "for more, take more passes"
+        )
 
 
 def _parts(train: Labelled | Stamped) -> tuple[Tensor, Tensor, Callable[..., Tensor] | None]:
@@ -144,21 +160,37 @@ def _parts(train: Labelled | Stamped) -> tuple[Tensor, Tensor, Callable[..., Ten
     )
 
 
-def _check(images: Tensor, shift: int) -> None:
+def _check(images: Tensor, labels: Tensor, shift: int) -> None:
+    if images.ndim != 4 or not images.is_floating_point() or labels.shape != images.shape[:1]:
+        raise ValueError(
+            "images [N, C, H, W] of floating point and labels [N] are expected, got "
+            f"{images.dtype} {list(images.shape)} and {list(labels.shape)}"
+        )
+    if labels.dtype != torch.int64:
+        raise ValueError(f"labels must be int64, got {labels.dtype}; a label is a whole number")
     if len(images) == 0:
         raise ValueError("there is nothing to train on: images is empty")
     if shift >= min(images.shape[2:]):
         raise ValueError(f"shift must be below the image size {min(images.shape[2:])}, got {shift}")
 
 
-def _check_labels(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+def _check_model(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     """One look at the logits, before hours are spent on labels that the model cannot give."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("the model has no parameter that requires a gradient: nothing to train")
     with evaluation_mode(model), torch.no_grad():
-        logits = model(images[:1].to(next(model.parameters())))
-    if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
+        check_logits(logits := read(model, images[:16]))  # a lazy network takes its shapes here
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(
+            "the model was built under torch.inference_mode, where nothing can be trained: build "
+            "it outside, or train a copy (model.load_state_dict)"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= logits.shape[1]:
+        from_one = " (labels count from 0)" if low == 1 else ""
         raise ValueError(
             f"labels must be classes 0 to {logits.shape[1] - 1} of the model, "
-            f"got {int(labels.min())} to {int(labels.max())}"
+            f"got {low} to {high}{from_one}"
         )
 
 
@@ -185,6 +217,7 @@ def _compiles(recipe: Recipe, images: int, device: torch.device) -> bool:
     return half and device.type == "cpu" and long_enough and has_compiler
 
 
+@usual_settings()
 def fit(
     model: nn.Module,
     train: Labelled | Stamped,
@@ -213,17 +246,18 @@ def fit(
     Returns: one dict an epoch: epoch, loss and accuracy (running means over the epoch's batches,
         in training mode), lr at its end, seconds.
 
-    Raises: `TypeError` for another kind of training set, `ValueError` for an empty one, for labels
-        that the model cannot give, and for a checkpoint of another training;
+    Raises: `TypeError` for another kind of training set, or a model that gives no tensor;
+        `ValueError` for an empty set, for labels that are no whole numbers or that the model cannot
+        give, for a model that gives no logits for these images (see `logits`) or was built under
+        `torch.inference_mode`, and for a checkpoint of another training;
         `FloatingPointError` if the loss becomes NaN or infinite (the step size is too large).
 
-    The model is left in evaluation mode.
+    The model is left in evaluation mode. PyTorch's global settings do not matter: inside, they are
+    the usual ones.
     """
     images, labels, stamp = _parts(train)
-    _check(images, recipe.shift)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("the model has no parameter that requires a gradient: nothing to train")
-    _check_labels(model, images, labels)
+    _check(images, labels, recipe.shift)
+    _check_model(model, images, labels)
     device, dtype = (first := next(model.parameters())).device, first.dtype
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model.to(memory_format=layout)  # type: ignore[call-overload]
@@ -237,7 +271,7 @@ def fit(
     order, moves = (stream(seed, purpose, stage) for purpose in ("order", "augmentation"))
     saved = _Checkpoint(
         checkpoint,
-        {"recipe": asdict(recipe), "seed": [seed, stage, VERSION], "images": len(images)},
+        {"recipe": asdict(recipe), "seed": [int(seed), int(stage), VERSION], "images": len(images)},
         {"model": model, "optimizer": optimizer, "schedule": schedule},
         [order, moves],
         device,
@@ -252,6 +286,7 @@ def fit(
             x = stamp(x, index)
         with half:
             logits = network(x.to(dtype).contiguous(memory_format=layout))
+        checked(logits, batch)  # in training mode some networks give more than logits
         loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -10,7 +10,14 @@ import pytest
 
 from ibau_lite import hypergrad
 from ibau_lite.attacks import Blend
-from ibau_lite.defenses import ANPConfig, EarlyStopping, FineTuningConfig, IBAUConfig, NADConfig
+from ibau_lite.defenses import (
+    ANPConfig,
+    DPConfig,
+    EarlyStopping,
+    FineTuningConfig,
+    IBAUConfig,
+    NADConfig,
+)
 from ibau_lite.kinds import check_kinds
 from ibau_lite.minimax import Ascent, Ball
 from ibau_lite.training import Recipe
@@ -33,6 +40,12 @@ def test_what_fits_passes() -> None:
     Some(2, 1, 3, "a", True, (1,))
     Some(np.int64(2), np.float32(0.5), np.int32(1))  # type: ignore[arg-type]
     Some(rate=math.nan, other="?")  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_become_pythons() -> None:
+    some = Some(np.int64(2), np.float32(0.5), np.int32(1))  # type: ignore[arg-type]
+    assert [type(value) for value in (some.count, some.rate, some.many)] == [int, float, int]
+    assert some == Some(2, 0.5, 1)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +77,7 @@ def test_what_does_not_is_named(field: str, value: object, says: str) -> None:
         (lambda: ANPConfig(threshold="a"), "threshold is a number"),
         (lambda: EarlyStopping(patience=1.5), "patience is a whole number"),
         (lambda: Recipe(epochs="3"), "epochs is a whole number"),
+        (lambda: DPConfig(epochs=1.5), "epochs is a whole number"),
         (lambda: Ball("4"), "radius is a number"),
         (lambda: hypergrad.L2Ball("4"), "radius is a number"),
         (lambda: Ascent(2.5), "steps is a whole number"),

@@ -176,7 +176,7 @@ def test_what_cannot_be_measured_is_refused():
         accuracy(Reader(), labelled, batch_size=0)
     with pytest.raises(ValueError, match="classes 0 to 3 .* got 9"):
         attack_success_rate(Reader(), labelled, badnets(9))
-    with pytest.raises(ValueError, match=r"logits \[4, K\]"):
+    with pytest.raises(ValueError, match=r"logits \[N, classes\], got \[4, 1, 8, 8\] for 4 images"):
         accuracy(nn.Identity(), labelled)
     with pytest.raises(ValueError, match="ASR is not defined"):
         evaluate(Reader(), labelled[labelled.labels == 1], badnets(1))
@@ -226,7 +226,7 @@ def test_what_is_no_set_of_images_or_no_tensor_of_logits_is_named():
         def forward(self, x):
             return x.mean((2, 3)), x
 
-    with pytest.raises(TypeError, match="a tensor of logits is expected, got .*tuple"):
+    with pytest.raises(TypeError, match="a tensor, got tuple for 4 images"):
         accuracy(Pair(), data)
     with pytest.raises(TypeError, match="a Labelled is expected, as dataset.test"):
         accuracy(nn.Identity(), (data.images, data.labels))
@@ -248,3 +248,27 @@ def test_looking_leaves_tensors_that_can_be_trained_with():
     model, images = Cached(), torch.rand(4, 3, 8, 8)
     accuracy(model, Labelled(images, torch.zeros(4, dtype=torch.int64)))
     model(images).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "says"),
+    [
+        (torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8), TypeError, "uint8; for bytes use"),
+        (
+            255 * torch.rand(3, 1, 8, 8),
+            ValueError,
+            r"for 0 … 255 use images.div\(255\)",
+        ),
+        ([[0.5]], TypeError, "got list"),
+    ],
+)
+def test_bytes_are_no_images(images, error, says):
+    with pytest.raises(error, match=says):
+        predict(Reader(), images)
+
+
+def test_perturbed_images_may_leave_the_range():
+    images = readable([0, 1, 2, 3]).images
+    far = torch.zeros_like(images[0])
+    far[0, 4, 4] = 10.0  # the whole of a radius of 10 in one pixel
+    assert predict(Reader(), images + far).tolist() == [0, 1, 2, 3]

@@ -125,3 +125,12 @@ def test_networks_can_be_copied(build):
     with torch.no_grad():
         next(twin.parameters()).add_(1)
     assert torch.equal(next(model.parameters()), next(build().parameters()))
+
+
+@pytest.mark.parametrize("classes", [0, 1])
+@pytest.mark.parametrize(
+    "build", [models.small_vgg, models.small_cnn, models.resnet18, lambda k: models.mlp(4, [3], k)]
+)
+def test_no_network_without_classes(build, classes):
+    with pytest.raises(ValueError, match=f"at least 2 classes, got num_classes = {classes}"):
+        build(classes)

@@ -13,6 +13,7 @@ from ibau_lite import models
 from ibau_lite.attacks import badnets
 from ibau_lite.data import Labelled
 from ibau_lite.metrics import evaluate
+from ibau_lite.testing import tiny_images, tiny_network
 from ibau_lite.training import Recipe, _optimizer, augment, fit, reshuffled
 
 CLASSES = 4
@@ -373,3 +374,14 @@ def test_a_refusal_leaves_the_modes_as_they_were():
     with pytest.raises(ValueError, match="classes 0 to 1"):
         fit(network, data)
     assert network.training and not network[1].training
+
+
+@pytest.mark.parametrize("labels", [torch.full((24,), 0.7), torch.zeros(24, 4, dtype=torch.int64)])
+def test_labels_that_are_no_classes_are_refused(labels):
+    class Odd:
+        base = tiny_images().images
+        stamp = staticmethod(lambda images, index: images)
+
+    Odd.labels = labels
+    with pytest.raises(ValueError, match=r"labels must be int64, got|labels \[N\] are expected"):
+        fit(tiny_network(), Odd(), Recipe(epochs=1))

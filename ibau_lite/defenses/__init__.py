@@ -17,9 +17,9 @@ from ibau_lite.defenses.neural_cleanse import NeuralCleanseConfig, neural_cleans
 from ibau_lite.defenses.protocol import (
     Defended,
     Defense,
-    answers,
-    clean_on_device,
-    private_copy,
+    Evaluator,
+    Run,
+    defense,
 )
 from ibau_lite.defenses.sau import SAUConfig, sau
 from ibau_lite.defenses.tabor import TaborConfig, tabor
@@ -51,6 +51,7 @@ __all__ = [
     "Defended",
     "Defense",
     "EarlyStopping",
+    "Evaluator",
     "FTSAMConfig",
     "FinePruningConfig",
     "FineTuningConfig",
@@ -59,12 +60,12 @@ __all__ = [
     "Inverted",
     "NADConfig",
     "NeuralCleanseConfig",
+    "Run",
     "SAUConfig",
     "TaborConfig",
     "anp",
-    "answers",
-    "clean_on_device",
     "deepinspect",
+    "defense",
     "dp",
     "fine_pruning",
     "fine_tuning",
@@ -73,7 +74,6 @@ __all__ = [
     "nad",
     "naive",
     "neural_cleanse",
-    "private_copy",
     "sau",
     "tabor",
 ]

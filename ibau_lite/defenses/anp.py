@@ -19,25 +19,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ibau_lite.data import Labelled
-from ibau_lite.defenses.fine_tuning import FineTuningConfig
-from ibau_lite.defenses.layers import batch_norm_training
-from ibau_lite.defenses.passes import passes
-from ibau_lite.defenses.protocol import (
-    Defended,
-    Evaluator,
-    answers,
-    clean_on_device,
-    configured,
-    private_copy,
-    recast,
-)
-from ibau_lite.streams import stream
+from ibau_lite.defenses.layers import batch_norm_training, check_own_weight, may_be_changed
+from ibau_lite.defenses.passes import PassesConfig, passes
+from ibau_lite.defenses.protocol import Outcome, Run, defense
 
 __all__ = ["ANPConfig", "anp"]
 
 
 @dataclass(frozen=True)
-class ANPConfig(FineTuningConfig):
+class ANPConfig(PassesConfig):
     """Settings of `anp`: SGD on the masks (`lr`, `momentum`), ε, α, and the threshold.
 
     The published run takes 2,000 batches of 128 from 500 images; here `epochs` passes over the
@@ -67,16 +57,8 @@ class ANPConfig(FineTuningConfig):
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
 
-@recast
-def anp(
-    model: nn.Module,
-    clean: Labelled,
-    *,
-    config: ANPConfig | None = None,
-    seed: int = 0,
-    progress: bool = False,
-    evaluator: Evaluator | None = None,
-) -> Defended:
+@defense(ANPConfig)
+def anp(model: nn.Module, clean: Labelled, config: ANPConfig, run: Run) -> Outcome:
     """Learn which neurons withstand perturbation, prune those that do not.
 
     A neuron is a channel of an affine normalisation over maps (as in the published code) or, in a
@@ -86,10 +68,6 @@ def anp(
     and pruned, a count. `details`: masks by layer, and pruned, the channels by layer. Raises and
     warns as `ibau` does, and `ValueError` for a network without such layers.
     """
-    config = configured(config, ANPConfig)
-    model = private_copy(model)
-    clean = clean_on_device(model, clean, shift=config.shift)
-    generator = stream(seed, "defense", "anp")
     neurons = _Neurons(model)
     optimizer = torch.optim.SGD(neurons.masks.values(), lr=config.lr, momentum=config.momentum)
 
@@ -99,7 +77,7 @@ def anp(
                 logits = functional_call(model, neurons.weights(shifts), (images,))
             return F.cross_entropy(logits, labels)
 
-        shifts = neurons.noise(config.epsilon, generator)
+        shifts = neurons.noise(config.epsilon, run.generator)
         slopes = torch.autograd.grad(loss_at(shifts), list(shifts.values()), allow_unused=True)
         worst = {
             name: _climb(shift.detach(), slope, config.epsilon)
@@ -117,22 +95,13 @@ def anp(
 
     def look(pruned: nn.Module) -> dict[str, float]:
         count = neurons.prune(config.threshold)
-        measured = answers(evaluator, pruned)
+        measured = run.answers(pruned)
         neurons.restore()
         return {"pruned": count, **measured}
 
-    history, seconds = passes(
-        model,
-        clean,
-        config,
-        step,
-        generator=generator,
-        name="ANP",
-        progress=progress,
-        evaluator=look,
-    )
+    history = passes(model, clean, config, step, run, look=look)
     neurons.prune(config.threshold)
-    return Defended(model, seconds, history, neurons.details(config.threshold))
+    return model, history, neurons.details(config.threshold)
 
 
 class _Neurons:
@@ -142,16 +111,14 @@ class _Neurons:
         self._model = model
         layers = [n for n, m in model.named_modules() if _is_norm(m) and m.weight.requires_grad]
         if not layers:
-            layers = [
-                name
-                for name, module in model.named_modules()
-                if isinstance(module, nn.Conv2d) and module.weight.requires_grad
-            ]
+            layers = [name for name, m in model.named_modules() if may_be_changed(m)]
         if not layers:
             raise ValueError(
                 "the model has no affine normalisation and no convolution that may be changed: "
                 "there are no neurons to prune"
             )
+        for layer in layers:
+            check_own_weight(model, layer)
         parameters = dict(model.named_parameters())
         self._weights = {f"{n}.weight": parameters[f"{n}.weight"].detach().clone() for n in layers}
         self._biases = {

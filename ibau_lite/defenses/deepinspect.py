@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.outliers import left_anomaly_index
-from ibau_lite.defenses.protocol import Defended, Evaluator, configured, recast
+from ibau_lite.defenses.protocol import Outcome, Run, defense
 from ibau_lite.defenses.suspects import SuspectConfig, Suspects, cleanse
 from ibau_lite.folding import frozen
 from ibau_lite.streams import derived_seed
@@ -72,16 +72,8 @@ class DeepInspectConfig(SuspectConfig):
             raise ValueError(f"success is a fraction in (0, 1], got {self.success}")
 
 
-@recast
-def deepinspect(
-    model: nn.Module,
-    clean: Labelled,
-    *,
-    config: DeepInspectConfig | None = None,
-    seed: int = 0,
-    progress: bool = False,
-    evaluator: Evaluator | None = None,
-) -> Defended:
+@defense(DeepInspectConfig, name="DeepInspect")
+def deepinspect(model: nn.Module, clean: Labelled, config: DeepInspectConfig, run: Run) -> Outcome:
     """Train the generator, flag classes with too small triggers, unlearn triggers drawn from it.
 
     Returns a copy of the model where no class is flagged (`details["found"]` is false). `details`:
@@ -89,17 +81,7 @@ def deepinspect(
     [K, C, H, W], one draw for each class. The history has one row a pass of the removal. Raises and
     warns as `neural_cleanse` does.
     """
-    config = configured(config, DeepInspectConfig)
-    return cleanse(
-        model,
-        clean,
-        partial(_search, config, seed, progress),
-        config,
-        name="DeepInspect",
-        seed=seed,
-        progress=progress,
-        evaluator=evaluator,
-    )
+    return cleanse(model, clean, partial(_search, config, run.seed, run.progress), config, run)
 
 
 class TriggerGenerator(nn.Module):

@@ -16,7 +16,6 @@ from __future__ import annotations
 import copy
 import importlib
 import math
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,16 +27,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
-from ibau_lite.defenses.protocol import (
-    Defended,
-    Evaluator,
-    answers,
-    check_finite,
-    clean_on_device,
-    configured,
-    private_copy,
-    recast,
-)
+from ibau_lite.defenses.protocol import Outcome, Run, check_finite, defense
+from ibau_lite.kinds import check_kinds
+from ibau_lite.logits import checked, read
 from ibau_lite.streams import derived_seed, stream
 from ibau_lite.training import augment
 
@@ -68,6 +60,7 @@ class DPConfig:
     shift: int = 0
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if min(self.epochs, self.batch_size, self.chunk) < 1 or not self.lr > 0:
             raise ValueError(f"epochs, batch_size, chunk and lr must be positive, got {self}")
         if self.shift < 0:
@@ -81,17 +74,15 @@ class DPConfig:
             )
 
 
-@recast
+@defense(DPConfig)
 def dp(
     model: nn.Module,
     clean: Labelled,
+    config: DPConfig,
+    run: Run,
     *,
     train: Labelled | None = None,
-    config: DPConfig | None = None,
-    seed: int = 0,
-    progress: bool = False,
-    evaluator: Evaluator | None = None,
-) -> Defended:
+) -> Outcome:
     """Train the architecture of `model` from scratch on `train`, the poisoned set, by DP-SGD.
 
     Nothing of the weights is kept, and the clean images are looked at only at the door: this is
@@ -102,41 +93,34 @@ def dp(
     Raises as `ibau` does, `ValueError` if `train` is missing or does not fit, and `ImportError`
     without Opacus (the extra `dp`), unless `config.private` is false.
     """
-    config = configured(config, DPConfig)
-    model = private_copy(model)
-    clean = clean_on_device(model, clean, shift=config.shift)
     if train is None:
         raise ValueError(
             "dp trains from scratch and needs the (poisoned) training set: "
             "dp(model, clean, train=Labelled(poisoned.images, poisoned.labels))"
         )
-    untrained = with_group_norm(model, seed)
-    train = _checked(train, clean, untrained)
+    untrained = with_group_norm(model, run.seed)
+    train = _checked(train, clean, model)
     fresh = copy.deepcopy(untrained)
     device = clean.images.device
-    generator = stream(seed, "defense", "dp")
     rate = min(1.0, config.batch_size / len(train))
-    descend, spent = _optimiser(fresh, config, rate, len(train), seed)
+    descend, spent = _optimiser(fresh, config, rate, len(train), run.seed)
     history: list[dict[str, Any]] = []
-    seconds = 0.0
-    for epoch in tqdm(range(config.epochs), disable=not progress, desc="DP-SGD"):
-        started, losses = time.perf_counter(), []
+    for epoch in tqdm(range(config.epochs), disable=not run.progress, desc="DP-SGD"):
+        losses = []
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(derived_seed(seed, "dropout", "dp", epoch))
-            for index in _poisson(len(train), rate, generator):
+            torch.manual_seed(derived_seed(run.seed, "dropout", "dp", epoch))
+            for index in _poisson(len(train), rate, run.generator):
                 index = index.to(device)
                 images = augment(
-                    train.images[index], generator, flip=config.flip, shift=config.shift
+                    train.images[index], run.generator, flip=config.flip, shift=config.shift
                 )
                 losses.append(descend(images, train.labels[index]))
-        seconds += time.perf_counter() - started
         loss = float(torch.stack(losses).nanmean())  # an empty batch has none
-        history.append({"round": epoch + 1, "loss": loss, "epsilon": spent()})
         check_finite(fresh, f"epoch {epoch + 1}", "lower lr")
-        if evaluator is not None:
-            history[-1].update(answers(evaluator, _plain(fresh, untrained)))
+        row = {"round": epoch + 1, "loss": loss, "epsilon": spent()}
+        history.append(row | run.answers(_plain(fresh, untrained)))
     details = {"epsilon": history[-1]["epsilon"], "delta": config.delta}
-    return Defended(_plain(fresh, untrained), seconds, history, details)
+    return _plain(fresh, untrained), history, details
 
 
 def with_group_norm(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -144,8 +128,12 @@ def with_group_norm(model: nn.Module, seed: int = 0) -> nn.Module:
 
     `BatchNorm2d(C)` becomes `GroupNorm(g, C)`, g the largest divisor of C up to 8 that leaves a
     group four channels (a choice of ours). Weights are drawn from `seed` by each module's own
-    `reset_parameters`; all of them are trainable. Raises `ValueError` for another layer that mixes
-    images.
+    `reset_parameters`; all of them are trainable. Buffers stay: they are taken for constants, as
+    the mean and deviation of a normalisation; a warning names those that may be more.
+
+    Raises `ValueError` for another layer that mixes images, and for parameters that no module
+    draws anew (a class token, a layer's scale, what `weight_norm` computes a weight from): kept,
+    they would carry what the attacker put there.
     """
     fresh = copy.deepcopy(model)
     for name, module in list(fresh.named_modules()):
@@ -158,18 +146,37 @@ def with_group_norm(model: nn.Module, seed: int = 0) -> nn.Module:
             setattr(fresh.get_submodule(parent), leaf, norm)
         elif isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"{name} is a {type(module).__name__}: only BatchNorm2d is replaced")
+    for parameter in fresh.parameters():
+        parameter.data.fill_(math.nan)  # what is a number afterwards has been drawn
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derived_seed(seed, "weights", "dp"))
         for module in fresh.modules():
-            if hasattr(module, "reset_parameters"):
-                _reset_on_cpu(module)
+            _reset_on_cpu(module)
+    kept = [name for name, p in fresh.named_parameters() if bool(p.isnan().any())]
+    if kept:
+        raise ValueError(
+            f"dp must draw all weights anew, and no module says how for {', '.join(kept)}: give "
+            "the module that owns them a method reset_parameters() (take a parametrisation, as "
+            "weight_norm, off first: torch.nn.utils.parametrize.remove_parametrizations)"
+        )
+    constants = [n for n, b in fresh.named_buffers() if b.is_floating_point()]
+    if constants:
+        warnings.warn(
+            f"dp keeps the buffers {', '.join(constants)} as constants; if they were learnt, "
+            "build the model anew: they may carry what the attacker put there",
+            stacklevel=4,
+        )
     return fresh.requires_grad_(True).eval()
 
 
 def _reset_on_cpu(module: nn.Module) -> None:
     """Draw on the CPU whatever the device, so that the same seed gives the same weights."""
+    names = ("reset_parameters", "_reset_parameters")  # the second is PyTorch's attention's
+    reset = next((name for name in names if hasattr(module, name)), None)
+    if reset is None:
+        return
     home = next((p.device for p in module.parameters(recurse=False)), torch.device("cpu"))
-    module.to("cpu").reset_parameters()  # type: ignore[operator]
+    getattr(module.to("cpu"), reset)()
     module.to(home)
 
 
@@ -182,9 +189,8 @@ def _checked(train: Labelled, clean: Labelled, model: nn.Module) -> Labelled:
             f"got {list(train.images.shape)}"
         )
     train = train.to(clean.images.device)
-    dtype = next(model.parameters()).dtype
     with torch.no_grad():
-        classes = model(train.images[:1].to(dtype)).shape[1]
+        classes = read(model, train.images[:1]).shape[1]
     if int(train.labels.max()) >= classes:
         raise ValueError(
             f"train has the label {int(train.labels.max())}, but the model has {classes} outputs"
@@ -211,7 +217,8 @@ def _optimiser(
                 return torch.tensor(math.nan)
             sgd.zero_grad(set_to_none=True)
             model.train()
-            loss = F.cross_entropy(model(images.to(dtype)), labels)
+            logits = checked(model(images.to(dtype)), len(images))  # others than in evaluation?
+            loss = F.cross_entropy(logits, labels)
             loss.backward()
             sgd.step()
             model.eval()
@@ -239,7 +246,7 @@ def _optimiser(
         for part, (some, theirs) in enumerate(zip(parts, answers, strict=True), start=1):
             private.zero_grad(set_to_none=True)
             if len(some):
-                loss = F.cross_entropy(wrapped(some), theirs)
+                loss = F.cross_entropy(checked(wrapped(some), len(some)), theirs)
                 with warnings.catch_warnings():  # images need no gradient, and that is all it says
                     warnings.filterwarnings("ignore", message="Full backward hook is firing")
                     loss.backward()

@@ -11,7 +11,6 @@ Source: Liu, Dolan-Gavitt, Garg, *Fine-Pruning*, RAID 2018.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,26 +20,22 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
-from ibau_lite.defenses.fine_tuning import FineTuningConfig
-from ibau_lite.defenses.layers import last_convolution, norm_after, outputs
-from ibau_lite.defenses.passes import AdamSteps, passes
-from ibau_lite.defenses.protocol import (
-    Defended,
-    Evaluator,
-    clean_on_device,
-    configured,
-    hold_out,
-    private_copy,
-    recast,
+from ibau_lite.defenses.layers import (
+    check_own_weight,
+    last_convolution,
+    may_be_changed,
+    norm_after,
+    outputs,
 )
+from ibau_lite.defenses.passes import AdamSteps, PassesConfig, passes
+from ibau_lite.defenses.protocol import Outcome, Run, defense, hold_out
 from ibau_lite.folding import fold_batchnorm
-from ibau_lite.streams import stream
 
 __all__ = ["FinePruningConfig", "fine_pruning"]
 
 
 @dataclass(frozen=True)
-class FinePruningConfig(FineTuningConfig):
+class FinePruningConfig(PassesConfig):
     """Settings of `fine_pruning`; epochs to shift are those of the fine-tuning that follows.
 
     `layer` names the convolution (None: the last one that runs). Each step prunes the fraction
@@ -62,16 +57,8 @@ class FinePruningConfig(FineTuningConfig):
                 raise ValueError(f"{name} is a fraction in (0, 1), got {getattr(self, name)}")
 
 
-@recast
-def fine_pruning(
-    model: nn.Module,
-    clean: Labelled,
-    *,
-    config: FinePruningConfig | None = None,
-    seed: int = 0,
-    progress: bool = False,
-    evaluator: Evaluator | None = None,
-) -> Defended:
+@defense(FinePruningConfig)
+def fine_pruning(model: nn.Module, clean: Labelled, config: FinePruningConfig, run: Run) -> Outcome:
     """Prune the channels that sleep on clean images, choose how many on held-out ones, fine-tune.
 
     A channel is zero when the weights and bias that make it are: those of the convolution and, if
@@ -82,17 +69,11 @@ def fine_pruning(
     does, and `ValueError` for a clean set too small to hold anything out and for a `layer` that is
     not a convolution that may be changed.
     """
-    config = configured(config, FinePruningConfig)
-    model = private_copy(model)
-    clean = clean_on_device(model, clean, shift=config.shift)
-    generator = stream(seed, "defense", "fine_pruning")
-    started = time.perf_counter()
-    kept, held_out = hold_out(clean, config.validation, generator)
+    kept, held_out = hold_out(clean, config.validation, run.generator)
     layer = config.layer or last_convolution(model, _one(model, clean))
     parts = _parts(model, layer, clean)
     activation = _activation(model, parts, kept)
-    pruned, curve = _prune(model, parts, activation, held_out, config, progress)
-    seconds = time.perf_counter() - started
+    pruned, curve = _prune(model, parts, activation, held_out, config, run.progress)
     network = fold_batchnorm(model)
     descend = AdamSteps(model, config, len(kept))
 
@@ -102,18 +83,9 @@ def fine_pruning(
         _zero(model, parts, pruned)
         return {"loss": loss}
 
-    history, spent = passes(
-        model,
-        kept,
-        config,
-        step,
-        generator=generator,
-        name="fine-tuning",
-        progress=progress,
-        evaluator=evaluator,
-    )
+    history = passes(model, kept, config, step, run)
     details = {"layer": layer, "pruned": pruned, "activation": activation, "curve": curve}
-    return Defended(model, seconds + spent, history, details)
+    return model, history, details
 
 
 def _one(model: nn.Module, clean: Labelled) -> Tensor:
@@ -123,8 +95,9 @@ def _one(model: nn.Module, clean: Labelled) -> Tensor:
 def _parts(model: nn.Module, layer: str, clean: Labelled) -> tuple[str, ...]:
     """The convolution and the normalisation behind it: what makes a channel."""
     module = dict(model.named_modules()).get(layer)
-    if not isinstance(module, nn.Conv2d) or not module.weight.requires_grad:
+    if module is None or not may_be_changed(module):
         raise ValueError(f"layer: a convolution that may be changed is expected, got {layer!r}")
+    check_own_weight(model, layer)
     norm = norm_after(model, _one(model, clean), layer)
     return (layer,) if norm is None else (layer, norm)
 

@@ -21,24 +21,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ibau_lite.data import Labelled
-from ibau_lite.defenses.fine_tuning import FineTuningConfig
 from ibau_lite.defenses.layers import batch_norm_training
-from ibau_lite.defenses.passes import passes
-from ibau_lite.defenses.protocol import (
-    Defended,
-    Evaluator,
-    clean_on_device,
-    configured,
-    private_copy,
-    recast,
-)
-from ibau_lite.streams import stream
+from ibau_lite.defenses.passes import PassesConfig, passes
+from ibau_lite.defenses.protocol import Outcome, Run, defense
 
 __all__ = ["FTSAMConfig", "ft_sam", "sharpest"]
 
 
 @dataclass(frozen=True)
-class FTSAMConfig(FineTuningConfig):
+class FTSAMConfig(PassesConfig):
     """Settings of `ft_sam`: SGD with a cosine step, the radius ρ, smoothed labels.
 
     The published run takes 100 epochs on 2,500 images. `batch_statistics` normalises by the batch
@@ -67,24 +58,13 @@ class FTSAMConfig(FineTuningConfig):
             )
 
 
-@recast
-def ft_sam(
-    model: nn.Module,
-    clean: Labelled,
-    *,
-    config: FTSAMConfig | None = None,
-    seed: int = 0,
-    progress: bool = False,
-    evaluator: Evaluator | None = None,
-) -> Defended:
+@defense(FTSAMConfig)
+def ft_sam(model: nn.Module, clean: Labelled, config: FTSAMConfig, run: Run) -> Outcome:
     """Fine-tune on the clean set with sharpness-aware minimisation.
 
     The history has one row a pass: loss, at θ, and sharp, at θ + ε. Raises and warns as `ibau`
     does.
     """
-    config = configured(config, FTSAMConfig)
-    model = private_copy(model)
-    clean = clean_on_device(model, clean, shift=config.shift)
     theta = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.SGD(
         theta.values(),
@@ -114,17 +94,7 @@ def ft_sam(
         schedule.step()
         return {"loss": loss, "sharp": sharp}
 
-    history, seconds = passes(
-        model,
-        clean,
-        config,
-        step,
-        generator=stream(seed, "defense", "ft_sam"),
-        name="FT-SAM",
-        progress=progress,
-        evaluator=evaluator,
-    )
-    return Defended(model, seconds, history)
+    return model, passes(model, clean, config, step, run), {}
 
 
 def sharpest(

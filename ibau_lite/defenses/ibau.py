@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,18 +24,15 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
+from ibau_lite.defenses.door import private_copy
 from ibau_lite.defenses.early_stopping import EarlyStopping, Watch
 from ibau_lite.defenses.outer_step import OuterStep
 from ibau_lite.defenses.protocol import (
-    Defended,
-    Evaluator,
-    answers,
+    Outcome,
+    Run,
     check_finite,
-    clean_on_device,
-    configured,
+    defense,
     hold_out,
-    private_copy,
-    recast,
 )
 from ibau_lite.folding import fold_batchnorm
 from ibau_lite.hypergrad import Solver
@@ -230,16 +226,8 @@ class IBAUConfig:
         return replace(recipe, **changes)
 
 
-@recast
-def ibau(
-    model: nn.Module,
-    clean: Labelled,
-    *,
-    config: IBAUConfig | None = None,
-    seed: int = 0,
-    progress: bool = False,
-    evaluator: Evaluator | None = None,
-) -> Defended:
+@defense(IBAUConfig)
+def ibau(model: nn.Module, clean: Labelled, config: IBAUConfig, run: Run) -> Outcome:
     """Remove a backdoor from `model` with the clean images of the defender.
 
     Args:
@@ -266,16 +254,13 @@ def ibau(
         `FloatingPointError` if θ becomes NaN or infinite. The solver warns where its answer may be
         wrong (negative curvature, divergence).
     """
-    config = configured(config, IBAUConfig)
-    model = private_copy(model)
-    clean = clean_on_device(model, clean, shift=config.shift)
     network = fold_batchnorm(model)  # the same function of the same parameters, at less cost
-    generator = stream(seed, "defense", "ibau")
+    generator = run.generator
     theta = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.Adam(theta.values(), lr=config.lr)
     watch = None
     if config.stopping is not None:
-        draws = stream(seed, "defense", "ibau", "held_out")
+        draws = stream(run.seed, "defense", "ibau", "held_out")
         clean, held_out = hold_out(clean, config.stopping.held_out, draws)
         search = partial(_find_deltas, network, theta, held_out, config, draws)
         watch = Watch(
@@ -293,10 +278,8 @@ def ibau(
     )
     given = {name: p.detach().clone() for name, p in theta.items()} if config.draw_back else {}
     history: list[dict[str, Any]] = []
-    seconds = 0.0
-    bar = tqdm(total=config.rounds * batches, disable=not progress, unit="step", desc="I-BAU")
+    bar = tqdm(total=config.rounds * batches, disable=not run.progress, unit="step", desc="I-BAU")
     for round_ in range(1, config.rounds + 1):
-        started = time.perf_counter()
         found = _find_deltas(network, theta, clean, config, generator)
         inner = _inner_risk(network, clean, config)
         step = OuterStep(theta, inner, config, turns=batches // len(found))
@@ -315,9 +298,7 @@ def ibau(
         check_finite(model, f"round {round_}", _ADVICE)
         if watch is not None:
             history[-1].update(watch())
-        seconds += time.perf_counter() - started
-        if evaluator is not None:
-            history[-1].update(answers(evaluator, _drawn_back(model, given, config.draw_back)))
+        history[-1].update(run.answers(_drawn_back(model, given, config.draw_back)))
         if watch is not None and watch.has_seen_enough:
             break
     bar.close()
@@ -330,7 +311,7 @@ def ibau(
     if watch is not None:
         watch.restore()
         details["kept_round"] = watch.kept_round
-    return Defended(_drawn_back(model, given, config.draw_back), seconds, history, details)
+    return _drawn_back(model, given, config.draw_back), history, details
 
 
 def _find_deltas(

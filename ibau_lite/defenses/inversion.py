@@ -22,6 +22,8 @@ from tqdm.auto import tqdm
 from ibau_lite.data import Labelled
 from ibau_lite.folding import frozen
 from ibau_lite.kinds import check_kinds
+from ibau_lite.logits import check_logits, check_reads_alone, read
+from ibau_lite.modes import usual_settings
 
 __all__ = ["Candidates", "Inversion", "Inverted", "Term", "mask_size"]
 
@@ -128,6 +130,7 @@ class Inversion:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be in [0, 1), got {self.betas}")
 
+    @usual_settings()
     def __call__(
         self,
         model: nn.Module,
@@ -142,8 +145,10 @@ class Inversion:
         """Search the classes `targets` (all of the model's by default) on the clean images.
 
         The model is read, not changed; the images must be where it is. `generator` (a CPU one)
-        draws the start and the batches. Raises `ValueError` for a class that the model lacks.
+        draws the start and the batches. Raises `ValueError` for a class that the model lacks, and
+        for a model that mixes images or gives probabilities (see `ibau_lite.logits`).
         """
+        check_reads_alone(model)
         network = frozen(model)
         first = next(network.parameters())
         images, labels = clean.images.to(first.dtype), clean.labels
@@ -249,7 +254,8 @@ class _Batches:
 
 def _classes(model: nn.Module, images: Tensor, targets: Sequence[int] | None) -> tuple[int, ...]:
     with torch.no_grad():
-        count = model(images[:1]).shape[1]
+        check_logits(logits := read(model, images[:16]))
+    count = logits.shape[1]
     classes = tuple(range(count)) if targets is None else tuple(targets)
     if not classes or not all(0 <= t < count for t in classes):
         raise ValueError(f"targets: classes 0 to {count - 1} of the model, got {classes}")

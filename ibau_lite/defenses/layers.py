@@ -14,22 +14,48 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["batch_norm_training", "last_convolution", "norm_after", "outputs", "repeated", "stages"]
+__all__ = [
+    "batch_norm_training",
+    "check_own_weight",
+    "last_convolution",
+    "may_be_changed",
+    "norm_after",
+    "outputs",
+    "repeated",
+    "stages",
+]
 
 
 def last_convolution(model: nn.Module, image: Tensor) -> str:
     """Name of the convolution that runs last and may be changed (its weight requires a gradient).
 
-    `image` is a batch [1, C, H, W]. Raises `ValueError` if there is none.
+    `image` is a batch [1, C, H, W]. Raises `ValueError` if there is none, or as `check_own_weight`.
     """
-    names = [
-        name
-        for name, module, _, _ in _watch(model, image)
-        if isinstance(module, nn.Conv2d) and module.weight.requires_grad
-    ]
+    names = [name for name, module, _, _ in _watch(model, image) if may_be_changed(module)]
     if not names:
         raise ValueError("the model has no convolution that may be changed: name a layer yourself")
+    check_own_weight(model, names[-1])
     return names[-1]
+
+
+def may_be_changed(module: nn.Module) -> bool:
+    """Whether it is a convolution whose weight, or what that is computed from, is not frozen."""
+    parts = [p for name, p in module.named_parameters() if not name.endswith("bias")]
+    return isinstance(module, nn.Conv2d) and any(p.requires_grad for p in parts)
+
+
+def check_own_weight(model: nn.Module, layer: str) -> None:
+    """Raise `ValueError` for a layer whose weight is computed from others, as by `weight_norm`.
+
+    A channel of it cannot be set to zero for good: the parts of weight_norm would give 0 / 0.
+    """
+    if "weight" not in model.get_submodule(layer)._parameters:
+        raise ValueError(
+            f"layer {layer}: its weight is computed (weight_norm, or another parametrisation), so "
+            "its channels cannot be pruned; take that off first, with "
+            'torch.nn.utils.parametrize.remove_parametrizations(layer, "weight") or '
+            "torch.nn.utils.remove_weight_norm(layer)"
+        )
 
 
 def norm_after(model: nn.Module, image: Tensor, layer: str) -> str | None:

@@ -11,7 +11,6 @@ Source: Li, Lyu, Koren, Lyu, Li, Ma, *Neural Attention Distillation*, ICLR 2021.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import torch
@@ -21,22 +20,14 @@ from torch import Tensor, nn
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.fine_tuning import FineTuningConfig, fine_tuning
 from ibau_lite.defenses.layers import batch_norm_training, outputs, repeated, stages
-from ibau_lite.defenses.passes import passes
-from ibau_lite.defenses.protocol import (
-    Defended,
-    Evaluator,
-    clean_on_device,
-    configured,
-    private_copy,
-    recast,
-)
-from ibau_lite.streams import stream
+from ibau_lite.defenses.passes import PassesConfig, passes
+from ibau_lite.defenses.protocol import Outcome, Run, defense
 
 __all__ = ["NADConfig", "attention", "nad"]
 
 
 @dataclass(frozen=True)
-class NADConfig(FineTuningConfig):
+class NADConfig(PassesConfig):
     """Settings of `nad`: the student's SGD (momentum 0.9, Nesterov), β, layers, and the teacher.
 
     `lr` falls by ten after a tenth of the epochs. `betas` belong to `layers`, or, where these are
@@ -72,16 +63,8 @@ class NADConfig(FineTuningConfig):
             )
 
 
-@recast
-def nad(
-    model: nn.Module,
-    clean: Labelled,
-    *,
-    config: NADConfig | None = None,
-    seed: int = 0,
-    progress: bool = False,
-    evaluator: Evaluator | None = None,
-) -> Defended:
+@defense(NADConfig)
+def nad(student: nn.Module, clean: Labelled, config: NADConfig, run: Run) -> Outcome:
     """Fine-tune a teacher, then distil its attention into the student.
 
     The history has one row a pass of the student (loss, and attention, the weighted sum of the
@@ -89,14 +72,10 @@ def nad(
     and `ValueError` for a network without convolutions if no layers are named, or a layer that it
     lacks or whose output is not [N, C, H, W].
     """
-    config = configured(config, NADConfig)
-    student = private_copy(model)
-    clean = clean_on_device(student, clean, shift=config.shift)
-    started = time.perf_counter()
     first = clean.images[:1].to(next(student.parameters()).dtype)
     layers = config.layers or stages(student, first, len(config.betas))
     _check_layers(student, layers, first)
-    tuned = fine_tuning(student, clean, config=config.teacher, seed=seed, progress=progress)
+    tuned = fine_tuning(student, clean, config=config.teacher, seed=run.seed, progress=run.progress)
     betas = config.betas[-len(layers) :]
     optimizer, schedule = _sgd(student, config, len(clean))
 
@@ -121,19 +100,9 @@ def nad(
         schedule.step()
         return {"loss": loss, "attention": distance}
 
-    seconds = time.perf_counter() - started
-    history, spent = passes(
-        student,
-        clean,
-        config,
-        step,
-        generator=stream(seed, "defense", "nad"),
-        name="NAD",
-        progress=progress,
-        evaluator=evaluator,
-    )
+    history = passes(student, clean, config, step, run)
     details = {"layers": layers, "teacher": tuned.model, "teacher_history": tuned.history}
-    return Defended(student, seconds + spent, history, details)
+    return student, history, details
 
 
 def attention(features: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import nn
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.inversion import Inversion, Term, mask_size
 from ibau_lite.defenses.outliers import anomaly_index
-from ibau_lite.defenses.protocol import Defended, Evaluator, configured, recast
+from ibau_lite.defenses.protocol import Outcome, Run, defense
 from ibau_lite.defenses.suspects import SuspectConfig, Suspects, cleanse
 
 __all__ = ["NeuralCleanseConfig", "invert_all", "neural_cleanse"]
@@ -34,16 +34,10 @@ class NeuralCleanseConfig(SuspectConfig):
     search: Inversion = Inversion()
 
 
-@recast
+@defense(NeuralCleanseConfig, name="Neural Cleanse")
 def neural_cleanse(
-    model: nn.Module,
-    clean: Labelled,
-    *,
-    config: NeuralCleanseConfig | None = None,
-    seed: int = 0,
-    progress: bool = False,
-    evaluator: Evaluator | None = None,
-) -> Defended:
+    model: nn.Module, clean: Labelled, config: NeuralCleanseConfig, run: Run
+) -> Outcome:
     """Invert a trigger for each class, flag the outliers, unlearn their triggers.
 
     Returns a copy of the model where no class is flagged (`details["found"]` is false). `details`:
@@ -51,18 +45,8 @@ def neural_cleanse(
     `Inverted` with masks and patterns. The history has one row a pass of the removal. Raises and
     warns as `ibau` does, and `ValueError` for fewer than 3 classes.
     """
-    config = configured(config, NeuralCleanseConfig)
-    search = invert_all(config.search, mask_size, None, progress)
-    return cleanse(
-        model,
-        clean,
-        search,
-        config,
-        name="Neural Cleanse",
-        seed=seed,
-        progress=progress,
-        evaluator=evaluator,
-    )
+    search = invert_all(config.search, mask_size, None, run.progress)
+    return cleanse(model, clean, search, config, run)
 
 
 def invert_all(

@@ -2,31 +2,67 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
-from ibau_lite.defenses.protocol import Evaluator, answers, check_finite
-from ibau_lite.training import augment, reshuffled
+from ibau_lite.defenses.protocol import Run, check_finite
+from ibau_lite.kinds import check_kinds
+from ibau_lite.training import augment, check_total, reshuffled
 
-if TYPE_CHECKING:  # the baseline is one of the passes
-    from ibau_lite.defenses.fine_tuning import FineTuningConfig
-
-__all__ = ["AdamSteps", "Step", "passes"]
+__all__ = ["AdamSteps", "PassesConfig", "Step", "passes"]
 
 Step = Callable[[Tensor, Tensor], dict[str, Tensor]]
 """`(images, labels)` of a batch → what the step measured, its "loss" among it; θ has moved."""
 
 
+@dataclass(frozen=True)
+class PassesConfig:
+    """What all defences that pass over the clean set can be told: `epochs` passes, in batches.
+
+    `epoch_images`: how many images an epoch passes over, the clean set again and again where it has
+    fewer (None: each image once). `flip` mirrors images at random and `shift` moves them by up to
+    that many pixels.
+    """
+
+    epochs: int = 5
+    epoch_images: int | None = None
+    batch_size: int = 100
+    lr: float = 1e-3
+    flip: bool = False
+    shift: int = 2
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
+        if self.epochs < 1 or self.batch_size < 1 or not self.lr > 0:
+            raise ValueError(f"epochs, batch_size and lr must be positive, got {self}")
+        if self.epoch_images is not None:
+            if self.epoch_images < 1:
+                raise ValueError(
+                    f"epoch_images must be at least 1 or None, got {self.epoch_images}"
+                )
+            check_total(self.epoch_images, "epoch_images")
+        if self.shift < 0:
+            raise ValueError(f"shift is a number of pixels >= 0, got {self.shift}")
+
+    def passed(self, count: int) -> int:
+        """Images of one pass over a clean set of `count`."""
+        return self.epoch_images or count
+
+    def batches(self, count: int) -> int:
+        """Batches of all passes over a clean set of `count`."""
+        return self.epochs * -(-self.passed(count) // self.batch_size)
+
+
 class AdamSteps:
     """Adam with a linearly falling step, the same for all: what differs is the loss alone."""
 
-    def __init__(self, model: nn.Module, config: FineTuningConfig, images: int) -> None:
+    def __init__(self, model: nn.Module, config: PassesConfig, images: int) -> None:
         self._optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
         steps = config.batches(images)
         self._decay = torch.optim.lr_scheduler.LinearLR(self._optimizer, 1.0, 0.0, steps)
@@ -42,35 +78,33 @@ class AdamSteps:
 def passes(
     model: nn.Module,
     clean: Labelled,
-    config: FineTuningConfig,
+    config: PassesConfig,
     step: Step,
+    run: Run,
     *,
-    generator: torch.Generator,
-    name: str,
-    progress: bool = False,
-    evaluator: Evaluator | None = None,
-) -> tuple[list[dict[str, Any]], float]:
+    look: Callable[[nn.Module], dict[str, float]] | None = None,
+) -> list[dict[str, Any]]:
     """Call `step` on every augmented batch of `config.epochs` shuffled passes.
 
-    Returns the history (one row a pass: means of what the steps measured, and the evaluator's
-    answers) and the seconds without the evaluator's. Batches are in the model's dtype. Raises
+    Returns the history: one row a pass, means of what the steps measured, and what `look` says of
+    the model (`run.answers` by default). Batches are in the model's dtype. Raises
     `FloatingPointError` if θ becomes NaN or infinite.
     """
+    look = look or run.answers
     dtype = next(model.parameters()).dtype
     history: list[dict[str, Any]] = []
-    seconds = 0.0
-    for epoch in tqdm(range(config.epochs), disable=not progress, desc=name):
-        started, rows = time.perf_counter(), []
-        order = reshuffled(len(clean), config.passed(len(clean)), generator)
+    for epoch in tqdm(range(config.epochs), disable=not run.progress, desc=run.name):
+        rows = []
+        order = reshuffled(len(clean), config.passed(len(clean)), run.generator)
         for index in order.split(config.batch_size):
             index = index.to(clean.labels.device)
-            images = augment(clean.images[index], generator, flip=config.flip, shift=config.shift)
+            images = augment(
+                clean.images[index], run.generator, flip=config.flip, shift=config.shift
+            )
             rows.append(step(images.to(dtype), clean.labels[index]))
         means = {key: float(torch.stack([r[key].detach() for r in rows]).mean()) for key in rows[0]}
-        seconds += time.perf_counter() - started
-        history.append({"round": epoch + 1, **means})
         check_finite(model, f"epoch {epoch + 1}", "lower lr")
-        history[-1].update(answers(evaluator, model))
+        history.append({"round": epoch + 1, **means, **look(model)})
     for parameter in model.parameters():
         parameter.grad = None
-    return history, seconds
+    return history

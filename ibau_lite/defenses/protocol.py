@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 import copy
-import functools
-import warnings
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, Protocol, TypeVar
+from functools import cached_property
+from numbers import Integral, Real
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ibau_lite.data import Labelled
+from ibau_lite.defenses.door import clean_on_device, private_copy, stored_values
 from ibau_lite.metrics import Report
-from ibau_lite.modes import kept_modes
+from ibau_lite.modes import usual_settings
+from ibau_lite.streams import stream
 
 __all__ = [
     "Defended",
     "Defense",
     "Evaluator",
-    "answers",
+    "Outcome",
+    "Run",
     "check_finite",
-    "clean_on_device",
     "configured",
+    "defense",
     "hold_out",
-    "private_copy",
-    "recast",
 ]
 
 Config = TypeVar("Config")
-Arguments = ParamSpec("Arguments")
+History = list[dict[str, Any]]
+Details = dict[str, Any]
+Outcome = tuple[nn.Module, History, Details]
+"""What an algorithm gives back to `defense`: the new model, the history, the details."""
 
 Evaluator = Callable[[nn.Module], Mapping[str, float] | Report]
-"""Measures a model between rounds (say ACC and ASR); its answers go into the history.
+"""Measures a model (say its ACC and ASR); it is handed a copy, in evaluation mode.
 
-A `Report`, as `metrics.evaluate` gives it, becomes `accuracy` and `attack_success_rate`.
+It is called once before the first round, so that one that does not work fails at once, and after
+each round. A `Report`, as `metrics.evaluate` gives it, becomes `accuracy` and
+`attack_success_rate`.
 """
 
 
@@ -43,14 +51,15 @@ A `Report`, as `metrics.evaluate` gives it, becomes `accuracy` and `attack_succe
 class Defended:
     """The result of a defence.
 
-    `model` is a NEW network in evaluation mode; `seconds` the wall time, evaluators excluded;
-    `history` one dict a round; `details` what a plot needs (for I-BAU the last δ).
+    `model` is a NEW network in evaluation mode; `seconds` the wall time of the call, evaluators
+    excluded; `history` one dict a round, with the evaluator's answers; `details` what a plot needs
+    (for I-BAU the last δ), and under "before" the evaluator's answers for the given model.
     """
 
     model: nn.Module = field(repr=False)
     seconds: float
-    history: list[dict[str, Any]] = field(repr=False)
-    details: dict[str, Any] = field(default_factory=dict, repr=False)
+    history: History = field(repr=False)
+    details: Details = field(default_factory=dict, repr=False)
 
 
 class Defense(Protocol):
@@ -58,6 +67,7 @@ class Defense(Protocol):
 
     The model that is given is never changed; `evaluator` is called after each round. Anything that
     meets this protocol works wherever a defence of this library does; no registration is needed.
+    The decorator `defense` makes one out of an algorithm.
     """
 
     def __call__(
@@ -72,146 +82,145 @@ class Defense(Protocol):
     ) -> Defended: ...
 
 
-def recast(defense: Callable[Arguments, Defended]) -> Callable[Arguments, Defended]:
-    """Under `torch.autocast`, have the weights cast whenever they are used.
+class _Decorated(Protocol):
+    """A `Defense` that hands further options to its algorithm, as `dp` does with `train`."""
 
-    PyTorch keeps the cast of a parameter until the outermost autocast ends. A defence that runs
-    inside one changes parameters, and would go on with the old ones.
+    def __call__(
+        self,
+        model: nn.Module,
+        clean: Labelled,
+        *,
+        config: Any = None,
+        seed: int = 0,
+        progress: bool = False,
+        evaluator: Evaluator | None = None,
+        **options: Any,
+    ) -> Defended: ...
+
+
+class Run:
+    """One call of a defence: its seed, its clock, and who watches it."""
+
+    def __init__(
+        self, name: str, model: nn.Module, seed: int, progress: bool, evaluator: Evaluator | None
+    ) -> None:
+        self.name, self.seed, self.progress = name, seed, progress
+        self._evaluator, self._model = evaluator, model
+        self._given = {
+            (id(space), key): (space[key], copy.copy(space[key]))
+            for space, key in stored_values(model)
+        }
+        self._started, self._away = time.perf_counter(), 0.0
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """The stream of random numbers of this defence and seed, on the CPU."""
+        return stream(self.seed, "defense", self.name)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the call, without the evaluator's."""
+        return time.perf_counter() - self._started - self._away
+
+    def answers(self, model: nn.Module) -> dict[str, float]:
+        """What the evaluator says of a copy of the model, for the history; nothing without one.
+
+        Raises `TypeError` for an answer that is no `Report` and no dict of numbers.
+        """
+        if self._evaluator is None:
+            return {}
+        began = time.perf_counter()
+        self.tidy()
+        said = _numbers(self._evaluator(copy.deepcopy(model).eval()))
+        self._away += time.perf_counter() - began
+        return said
+
+    def tidy(self) -> None:
+        """Have the modules hold what they were given with, not what a forward pass left in them.
+
+        That may hang on a graph, so that the model could not be copied. A tensor that was there
+        from the start keeps its new value (the weight that `weight_norm` computes is one).
+        """
+        for space, key in list(stored_values(self._model)):
+            now = space.pop(key)
+            if (id(space), key) in self._given:
+                before, contents = self._given[id(space), key]
+                if isinstance(before, list):
+                    before[:] = contents
+                elif isinstance(before, dict):
+                    before.clear()
+                    before.update(contents)
+                still = isinstance(before, Tensor) and isinstance(now, Tensor)
+                space[key] = now.detach() if still else before
+
+
+def defense(
+    kind: type[Any], *, name: str | None = None
+) -> Callable[[Callable[..., Outcome]], _Decorated]:
+    """Make a `Defense` of an algorithm: the decorator does what all of them have in common.
+
+    The algorithm is a function `(model, clean, config, run)` that gives back (model, history,
+    details). What it is given it may use as it is: a copy of the model that is its own, in
+    evaluation mode; the clean set where the model is, looked at (`clean_on_device`); a config of
+    `kind`; and a `Run`, from which it draws its random numbers and to which it gives the model
+    after each round. It runs with PyTorch's usual settings, whatever the caller's are. Further
+    keyword options reach it as they are. `name` is that of its random stream and progress bar,
+    the function's by default.
+
+    The defence raises `TypeError` for a config that is not of exactly this class (a subclass has
+    settings that would be passed over), and what `private_copy`, `clean_on_device` and the
+    evaluator raise, before the first round.
+
+    >>> from dataclasses import dataclass
+    >>> from ibau_lite.testing import tiny_images, tiny_network
+    >>> @dataclass(frozen=True)
+    ... class Shrink:
+    ...     factor: float = 0.9
+    >>> @defense(Shrink)
+    ... def shrink(model, clean, config, run):
+    ...     for weight in model.parameters():
+    ...         weight.data *= config.factor
+    ...     return model, [{"round": 1, **run.answers(model)}], {}
+    >>> shrink(tiny_network(), tiny_images(), config=Shrink(0.5)).history
+    [{'round': 1}]
     """
 
-    @functools.wraps(defense)
-    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Defended:
-        cached = torch.is_autocast_cache_enabled()
-        torch.set_autocast_cache_enabled(False)
-        try:
-            return defense(*args, **kwargs)
-        finally:
-            torch.set_autocast_cache_enabled(cached)
+    def decorate(algorithm: Callable[..., Outcome]) -> _Decorated:
+        def defended(
+            model: nn.Module,
+            clean: Labelled,
+            *,
+            config: Any = None,
+            seed: int = 0,
+            progress: bool = False,
+            evaluator: Evaluator | None = None,
+            **options: Any,
+        ) -> Defended:
+            with usual_settings(), _casting_anew():
+                config = configured(config, kind)
+                model = private_copy(model)
+                run = Run(name or algorithm.__name__, model, seed, progress, evaluator)
+                clean = clean_on_device(model, clean, shift=getattr(config, "shift", 0))
+                before = {} if evaluator is None else {"before": run.answers(model)}
+                run.tidy()  # the door has read images
+                new, history, details = algorithm(model, clean, config, run, **options)
+                run.tidy()
+                return Defended(new.eval(), run.seconds, history, details | before)
 
-    return run
+        for part in ("__module__", "__name__", "__qualname__", "__doc__"):
+            setattr(defended, part, getattr(algorithm, part))
+        return defended
+
+    return decorate
 
 
 def configured(config: Config | None, kind: type[Config]) -> Config:
-    """`config`, or the defaults of `kind`; `TypeError` for the settings of something else."""
+    """`config`, or the defaults of `kind`; `TypeError` for another class, a subclass included."""
     if config is None:
         return kind()
-    if not isinstance(config, kind):
+    if type(config) is not kind:
         raise TypeError(f"config must be a {kind.__name__} or None, got {type(config).__name__}")
     return config
-
-
-def private_copy(model: nn.Module) -> nn.Module:
-    """A copy of the model that a defence may change, in evaluation mode.
-
-    Parameters that require no gradient are frozen: no defence changes them. Raises `TypeError` for
-    what is no module, or one that PyTorch cannot call with other parameters; `ValueError` if the
-    model has no parameters that are free, one of them all is NaN or infinite, or in float16, in
-    which Adam divides by zero; or if it cannot be copied.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: a torch.nn.Module is expected, got {type(model).__name__}")
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise TypeError(f"model: pass {type(model).__name__}'s own network, model.module")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError("model: a scripted network has no Python forward; pass the original")
-    parameters = dict(model.named_parameters())
-    if not any(p.requires_grad for p in parameters.values()):
-        raise ValueError(
-            "the model has no parameters that require a gradient: there is nothing to unlearn; "
-            "model.requires_grad_(True) frees them all"
-        )
-    broken = [name for name, p in parameters.items() if not bool(torch.isfinite(p).all())]
-    if broken:
-        raise ValueError(f"the model's weights are NaN or infinite in {', '.join(broken)}")
-    if any(p.dtype == torch.float16 for p in parameters.values()):
-        raise ValueError("the model is in float16, too coarse to be trained: pass model.float()")
-    try:
-        return copy.deepcopy(model).eval()
-    except RuntimeError as error:
-        raise ValueError(
-            f"the model cannot be copied ({error}); a tensor that a forward pass has left in an "
-            "attribute is one reason: set it to None"
-        ) from error
-
-
-def clean_on_device(model: nn.Module, clean: Labelled, *, shift: int = 0) -> Labelled:
-    """The clean set where the model is, checked at the door.
-
-    Raises `TypeError` for something other than a `Labelled`, `ValueError` for an empty set, images
-    too small for `shift`, logits that are NaN or infinite, or labels that the model has no output
-    for. Warns if only one class is there, if the model is at chance on it (mislabelled, or
-    normalised differently from its training), or if it reads images of one label alike but as
-    another (classes numbered differently).
-    """
-    if not isinstance(clean, Labelled):
-        raise TypeError(
-            f"clean must be a Labelled(images, labels), got {type(clean).__name__}; "
-            "wrap tensors with ibau_lite.data.Labelled"
-        )
-    if len(clean) == 0:
-        raise ValueError("the clean set is empty: every defence needs clean images")
-    if shift >= min(clean.images.shape[2:]):
-        raise ValueError(
-            f"shift must be below the image size {min(clean.images.shape[2:])}, got {shift}"
-        )
-    moved = clean.to(next(model.parameters()).device)
-    with torch.no_grad():
-        logits = _outputs(model, moved.images[:200])
-    classes = logits.shape[1]
-    if int(moved.labels.max()) >= classes:
-        raise ValueError(
-            f"the clean set has the label {int(moved.labels.max())}, "
-            f"but the model has {classes} outputs"
-        )
-    if len(moved.labels.unique()) == 1 and classes > 1:
-        warnings.warn(
-            "the clean set holds one class only: the others will be forgotten", stacklevel=4
-        )
-    if len(moved) >= 50:
-        _warn_of_labels(logits.argmax(1), moved.labels[:200], classes)
-    return moved
-
-
-def _warn_of_labels(read: Tensor, labels: Tensor, classes: int) -> None:
-    """Compare how often images are read as labelled with how often those of one label are alike.
-
-    Two images of a class are read alike with probability Σ_k q_k², where the q_k are how often it
-    is read as k; the root of it is about the accuracy that the right numbers of the classes give.
-    """
-    accuracy = float((read == labels).float().mean())
-    chance = 1 / classes
-    counts = labels.new_zeros(classes, classes).index_put_(
-        (labels, read), torch.ones_like(labels), accumulate=True
-    )
-    pairs = int((counts.sum(1) * (counts.sum(1) - 1)).sum())
-    alike = (int((counts * (counts - 1)).sum()) / pairs) ** 0.5 if pairs else 0.0
-    if accuracy < chance + 0.5 * chance * (1 - chance):
-        doubt = "which is chance: wrong labels, or images prepared differently from its training?"
-    elif accuracy < 0.8 * alike:
-        doubt = (
-            f"but images of one label alike, as if it could read {alike:.0%}: are the classes "
-            "numbered as in its training?"
-        )
-    else:
-        return
-    warnings.warn(
-        f"the model reads {accuracy:.0%} of the first clean images as labelled, {doubt}",
-        stacklevel=5,
-    )
-
-
-def answers(evaluator: Evaluator | None, model: nn.Module) -> dict[str, float]:
-    """What the evaluator says of the model, for the history; nothing without one.
-
-    Each module is in the mode it was in when the evaluator came, whatever that did.
-    """
-    if evaluator is None:
-        return {}
-    with kept_modes(model):
-        said = evaluator(model)
-    if isinstance(said, Report):
-        return {key: getattr(said, key) for key in ("accuracy", "attack_success_rate")}
-    return dict(said)
 
 
 def hold_out(
@@ -240,14 +249,32 @@ def check_finite(model: nn.Module, when: str, advice: str) -> None:
         )
 
 
-def _outputs(model: nn.Module, images: Tensor) -> Tensor:
-    logits = model(images.to(next(model.parameters()).dtype))
-    shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
-        raise ValueError(
-            f"the model must map images [N, C, H, W] to logits [N, classes], "
-            f"got {shape} for {len(images)} images"
+def _numbers(said: object) -> dict[str, float]:
+    if isinstance(said, Report):
+        said = {key: getattr(said, key) for key in ("accuracy", "attack_success_rate")}
+    if not isinstance(said, Mapping):
+        raise TypeError(
+            f"evaluator: a dict of numbers or a Report is expected, got {type(said).__name__}"
         )
-    if not bool(torch.isfinite(logits).all()):
-        raise ValueError("the model's logits on the clean images are NaN or infinite")
-    return logits
+    numbers: dict[str, float] = {}
+    for key, value in said.items():
+        value = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+        if not isinstance(value, Real):
+            raise TypeError(f"evaluator: {key!r} is to be a number, got {value!r}")
+        numbers[str(key)] = int(value) if isinstance(value, Integral) else float(value)
+    return numbers
+
+
+@contextmanager
+def _casting_anew() -> Iterator[None]:
+    """Under `torch.autocast`, have the weights cast whenever they are used.
+
+    PyTorch keeps the cast of a parameter until the outermost autocast ends. A defence that runs
+    inside one changes parameters, and would go on with the old ones.
+    """
+    cached = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(cached)

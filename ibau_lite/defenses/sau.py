@@ -24,24 +24,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibau_lite.data import Labelled
-from ibau_lite.defenses.fine_tuning import FineTuningConfig
-from ibau_lite.defenses.passes import AdamSteps, passes
-from ibau_lite.defenses.protocol import (
-    Defended,
-    Evaluator,
-    clean_on_device,
-    configured,
-    private_copy,
-    recast,
-)
+from ibau_lite.defenses.passes import AdamSteps, PassesConfig, passes
+from ibau_lite.defenses.protocol import Outcome, Run, defense
 from ibau_lite.folding import fold_batchnorm, frozen
-from ibau_lite.streams import stream
 
 __all__ = ["SAUConfig", "sau"]
 
 
 @dataclass(frozen=True)
-class SAUConfig(FineTuningConfig):
+class SAUConfig(PassesConfig):
     """Settings of `sau`: ρ, the ascent's steps and step, β and λ; the rest as in fine-tuning.
 
     The ascent starts at the corner +ρ of the ball, as the published code does, and moves along the
@@ -78,24 +69,13 @@ class SAUConfig(FineTuningConfig):
             )
 
 
-@recast
-def sau(
-    model: nn.Module,
-    clean: Labelled,
-    *,
-    config: SAUConfig | None = None,
-    seed: int = 0,
-    progress: bool = False,
-    evaluator: Evaluator | None = None,
-) -> Defended:
+@defense(SAUConfig)
+def sau(model: nn.Module, clean: Labelled, config: SAUConfig, run: Run) -> Outcome:
     """Fine-tune on clean images and on the adversarial examples that both networks share.
 
     The history has one row a pass: loss, and shared, the fraction of perturbed images that both
     networks read as the same wrong class. Raises and warns as `ibau` does.
     """
-    config = configured(config, SAUConfig)
-    model = private_copy(model)
-    clean = clean_on_device(model, clean, shift=config.shift)
     poisoned, purified = frozen(model), fold_batchnorm(model)
     descend = AdamSteps(model, config, len(clean))
 
@@ -114,17 +94,7 @@ def sau(
         descend(loss)
         return {"loss": loss, "shared": (fooled & (moved.argmax(1) == there)).to(loss).mean()}
 
-    history, seconds = passes(
-        model,
-        clean,
-        config,
-        step,
-        generator=stream(seed, "defense", "sau"),
-        name="SAU",
-        progress=progress,
-        evaluator=evaluator,
-    )
-    return Defended(model, seconds, history)
+    return model, passes(model, clean, config, step, run), {}
 
 
 def _not_class(logits: Tensor, classes: Tensor) -> Tensor:

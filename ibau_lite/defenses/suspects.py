@@ -5,7 +5,6 @@ What Neural Cleanse, TABOR and DeepInspect have in common once each has its trig
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,18 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibau_lite.data import Labelled
-from ibau_lite.defenses.fine_tuning import FineTuningConfig
 from ibau_lite.defenses.outliers import too_small
-from ibau_lite.defenses.passes import AdamSteps, passes
-from ibau_lite.defenses.protocol import Defended, Evaluator, clean_on_device, private_copy
+from ibau_lite.defenses.passes import AdamSteps, PassesConfig, passes
+from ibau_lite.defenses.protocol import Outcome, Run
 from ibau_lite.folding import fold_batchnorm
-from ibau_lite.streams import stream
 
 __all__ = ["Search", "SuspectConfig", "Suspects", "cleanse"]
 
 
 @dataclass(frozen=True)
-class SuspectConfig(FineTuningConfig):
+class SuspectConfig(PassesConfig):
     """How a class is suspected, and how its trigger is unlearned.
 
     A class is flagged where its trigger's size is below the median, with an anomaly index above
@@ -81,26 +78,17 @@ def cleanse(
     clean: Labelled,
     search: Search,
     config: SuspectConfig,
-    *,
-    name: str,
-    seed: int,
-    progress: bool,
-    evaluator: Evaluator | None,
-) -> Defended:
+    run: Run,
+) -> Outcome:
     """Search, flag, unlearn: the common frame of the defences that invert triggers.
 
     Where no class is flagged there is no trigger to unlearn: the result is a copy of the model, bit
-    for bit, with `details["found"]` false and an empty history. Otherwise one
-    row a pass. `details` holds flagged, index, sizes, success and what the search adds. Raises
-    `ValueError` as `private_copy` and `clean_on_device`, for fewer than 3 classes, of which none
-    can stand out, and for `config.targets` that the model lacks.
+    for bit, with `details["found"]` false and an empty history. Otherwise one row a pass. `details`
+    holds flagged, index, sizes, success and what the search adds. Raises `ValueError` for fewer
+    than 3 classes, of which none can stand out, and for `config.targets` that the model lacks.
     """
-    model = private_copy(model)
-    clean = clean_on_device(model, clean, shift=config.shift)
     _check_classes(model, clean, config.targets)
-    generator = stream(seed, "defense", name)
-    started = time.perf_counter()
-    suspects = search(model, clean, generator)
+    suspects = search(model, clean, run.generator)
     flagged = suspects.flagged(config.threshold)
     details = {
         "found": bool(flagged),
@@ -109,23 +97,12 @@ def cleanse(
         "sizes": suspects.sizes,
         **suspects.details,
     }
-    seconds = time.perf_counter() - started
     history: list[dict[str, Any]] = []
     chosen = flagged if config.targets is None else list(config.targets)
     if chosen:
-        step = _unlearning(model, len(clean), suspects, chosen, config, generator)
-        history, spent = passes(
-            model,
-            clean,
-            config,
-            step,
-            generator=generator,
-            name=name,
-            progress=progress,
-            evaluator=evaluator,
-        )
-        seconds += spent
-    return Defended(model, seconds, history, details)
+        step = _unlearning(model, len(clean), suspects, chosen, config, run.generator)
+        history = passes(model, clean, config, step, run)
+    return model, history, details
 
 
 def _unlearning(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.inversion import Candidates, Inversion, Term
 from ibau_lite.defenses.neural_cleanse import invert_all
-from ibau_lite.defenses.protocol import Defended, Evaluator, configured, recast
+from ibau_lite.defenses.protocol import Outcome, Run, defense
 from ibau_lite.defenses.suspects import SuspectConfig, cleanse
 
 __all__ = ["TaborConfig", "elastic_net", "squared_variation", "tabor"]
@@ -62,33 +62,16 @@ class TaborConfig(SuspectConfig):
             raise ValueError(f"pixel_range must be positive, got {self.pixel_range}")
 
 
-@recast
-def tabor(
-    model: nn.Module,
-    clean: Labelled,
-    *,
-    config: TaborConfig | None = None,
-    seed: int = 0,
-    progress: bool = False,
-    evaluator: Evaluator | None = None,
-) -> Defended:
+@defense(TaborConfig, name="TABOR")
+def tabor(model: nn.Module, clean: Labelled, config: TaborConfig, run: Run) -> Outcome:
     """Invert a trigger for each class with TABOR's terms, flag outliers, unlearn their triggers.
 
     Flags, removal, result, `details`, errors and warnings are those of `neural_cleanse`: the two
     differ in the terms alone. (The paper's own metric weighs size, success and sparsity; one rule
     for both keeps the comparison about the triggers.)
     """
-    config = configured(config, TaborConfig)
-    return cleanse(
-        model,
-        clean,
-        invert_all(config.search, _penalty(config), _term(config), progress),
-        config,
-        name="TABOR",
-        seed=seed,
-        progress=progress,
-        evaluator=evaluator,
-    )
+    search = invert_all(config.search, _penalty(config), _term(config), run.progress)
+    return cleanse(model, clean, search, config, run)
 
 
 def elastic_net(values: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ibau_lite.logits import check_reads_alone
+
 __all__ = ["Risk"]
 
 
@@ -35,7 +37,8 @@ class Risk:
 
     δ and the model are of one floating dtype, to which the images are cast a call at a time.
     Raises `ValueError` for no images, shapes that do not fit, a mask that is not boolean, a
-    negative penalty, a chunk below 1, or a model (or a part of it) in training mode.
+    negative penalty, a chunk below 1, or a model (or a part of it) in training mode or with a norm
+    that mixes images in evaluation mode.
     """
 
     model: nn.Module
@@ -71,6 +74,7 @@ class Risk:
                 "the model must be in evaluation mode (model.eval()): H is not a function of θ "
                 "and δ alone while batch statistics or dropout enter it"
             )
+        check_reads_alone(self.model)
 
     def __call__(self, delta: Tensor, theta: Mapping[str, Tensor]) -> Tensor:
         """H(δ, θ) for δ [C, H, W] and θ a dict of tensors: a differentiable scalar.

@@ -41,6 +41,105 @@ def test_group_norm_in_place_of_batch_norm_and_new_weights():
         with_group_norm(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
 
 
+class ViTBlock(nn.Module):
+    """Patches, a class token, positions, attention: what torchvision's VisionTransformer is of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+        self.class_token = nn.Parameter(torch.full((1, 1, 8), 7.0))
+        self.positions = nn.Parameter(torch.full((1, 5, 8), 7.0))
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).mT
+        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1) + self.positions
+        x = self.norm(x)
+        return self.head((x + self.attention(x, x, x, need_weights=False)[0])[:, 0])
+
+
+class SwinBlock(nn.Module):
+    """A window's attention with a table of relative positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.mix = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 24)
+        self.bias_table = nn.Parameter(torch.full((9, 1), 7.0))
+        place = torch.cartesian_prod(torch.arange(2), torch.arange(2))
+        steps = (place[:, None] - place[None]) + 1
+        self.register_buffer("index", steps[..., 0] * 3 + steps[..., 1])
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        q, k, v = self.mix(self.patches(x).flatten(2).mT).chunk(3, 2)
+        weights = (q @ k.mT + self.bias_table[self.index, 0]).softmax(2)
+        return self.head((weights @ v).mean(1))
+
+
+class ConvNeXtBlock(nn.Module):
+    """A depthwise convolution whose branch has a learnt scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deep, self.scale = (
+            nn.Conv2d(3, 3, 3, 1, 1, groups=3),
+            nn.Parameter(torch.ones(3, 1, 1)),
+        )
+        self.norm, self.head = nn.GroupNorm(1, 3), nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.head((x + self.scale * self.norm(self.deep(x))).mean((2, 3)))
+
+
+OWNED = {
+    ViTBlock: ("class_token", "positions"),
+    SwinBlock: ("bias_table",),
+    ConvNeXtBlock: ("scale",),
+}
+
+
+@pytest.mark.parametrize("kind", OWNED)
+def test_no_weight_of_the_attacker_stays(kind, clean):
+    """Each parameter is drawn anew; where no module says how, dp refuses and names it."""
+    with pytest.raises(ValueError, match=f"says how for {', '.join(OWNED[kind])}: give"):
+        dp(kind().eval(), clean, train=clean, config=PUBLIC)
+
+    class Drawn(kind):
+        def reset_parameters(self):
+            for name in OWNED[kind]:
+                nn.init.normal_(getattr(self, name), std=0.02)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        attacker = Drawn().eval()
+    with torch.no_grad():
+        for parameter in attacker.parameters():
+            parameter.copy_(torch.full_like(parameter, 0.3))
+    fresh = with_group_norm(attacker, seed=1)
+    for name, parameter in fresh.named_parameters():
+        assert not bool((parameter == 0.3).any()), name
+    again = with_group_norm(Drawn(), seed=1)  # whatever the weights are
+    assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), again.parameters()))
+    assert len(dp(attacker, clean, train=clean, config=PUBLIC).history) == 2
+
+
+def test_what_comes_out_of_weight_norm_is_refused_by_name(clean):
+    for way, name in (
+        (nn.utils.parametrizations.weight_norm, "1.parametrizations.weight.original0"),
+        (nn.utils.weight_norm, "1.weight_g"),
+    ):
+        model = nn.Sequential(nn.Flatten(), way(nn.Linear(192, 4))).eval()
+        with pytest.raises(ValueError, match=f"says how for {name}, .*remove_parametrizations"):
+            dp(model, clean, train=clean, config=PUBLIC)
+
+
+def test_buffers_that_stay_are_named(model, clean):
+    model.register_buffer("mean", torch.zeros(3, 1, 1))
+    with pytest.warns(UserWarning, match="keeps the buffers mean as constants"):
+        dp(model, clean, train=clean, config=PUBLIC)
+
+
 def test_it_trains_on_the_training_set_and_on_nothing_else(clean):
     poisoned = tiny_images(96, seed=3)
     backwards = Labelled(poisoned.images, 3 - poisoned.labels)
