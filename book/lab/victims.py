@@ -73,7 +73,7 @@ def victim(
     model = model.to(device)
     if path.exists():
         kept = checkpoints.load(path, model)
-        seconds, made = float(kept["seconds"]), kept["made"]
+        seconds, made = float(kept["seconds"]), kept.get("made", {})
         model.eval()
     else:
         poisoned = attack.poison(dataset.train, rate, seed)
