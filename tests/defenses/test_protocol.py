@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 import functools
 import inspect
 import json
@@ -31,6 +32,7 @@ from ibau_lite.defenses import (
     SAUConfig,
     TaborConfig,
     fine_tuning,
+    protocol,
 )
 from ibau_lite.defenses import defense as decorated
 from ibau_lite.defenses.door import clean_on_device
@@ -318,6 +320,11 @@ def test_a_subclass_of_the_settings_is_refused_too(model, clean):
     with pytest.raises(TypeError, match="config must be a Shrink or None, got Twice"):
         shrink(model, clean, config=Twice())
     shrink(model, clean, config=Shrink(0.5))
+
+
+def test_the_example_runs():
+    outcome = doctest.testmod(protocol)
+    assert outcome.attempted and not outcome.failed
 
 
 def test_the_decorated_function_is_a_defence(model, clean):
