@@ -160,7 +160,11 @@ def _check_labels(labels: Tensor, classes: int) -> None:
 def _warn_of_missing(labels: Tensor, classes: int) -> None:
     counts = labels.bincount(minlength=classes)
     missing = (counts == 0).nonzero().flatten().tolist()
-    if missing:
+    if len(missing) == classes - 1:
+        warnings.warn(
+            "the clean set holds one class only: the others will be forgotten", stacklevel=4
+        )
+    elif missing:
         some = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
         warnings.warn(
             f"the clean set has no image of {len(missing)} of the model's {classes} classes "
@@ -170,25 +174,45 @@ def _warn_of_missing(labels: Tensor, classes: int) -> None:
 
 
 def _warn_of_misreading(logits: Tensor, labels: Tensor) -> None:
-    r"""Warn if the model is right at most half as often as it is sure, or no better than chance.
+    r"""Warn if the model reads the images far worse than it should: by chance, or than it could.
 
-    A calibrated network reads a share of images equal to its mean confidence, :math:`\frac1n
-    \sum_i \max_k \mathrm{softmax}(f(x_i))_k`, as labelled. Networks are surer than they are right,
-    by up to 17 points on the data that they were made for (Guo, Pleiss, Sun, Weinberger, *On
-    Calibration of Modern Neural Networks*, ICML 2017, table 1). Half of the confidence is below
-    that for each of them; permuted labels, or images prepared differently, are below it. Two
-    standard deviations are granted to chance.
+    What it could read is judged in two ways, which need no other images. (1) Two images of a label
+    are read alike with probability Σ_k q_k², where the q_k are how often it is read as k; the root
+    of it is about the accuracy that the right numbers of the classes give. (2) A calibrated network
+    reads a share of images equal to its mean confidence, :math:`\frac1n \sum_i \max_k
+    \mathrm{softmax}(f(x_i))_k`, as labelled. Networks are surer than they are right, by up to 17
+    points on the data that they were made for (Guo, Pleiss, Sun, Weinberger, *On Calibration of
+    Modern Neural Networks*, ICML 2017, table 1); to be right less than half as often as sure, two
+    standard deviations granted to chance, is another thing: images prepared differently, say.
     """
     count, classes = logits.shape
-    right = float((logits.argmax(1) == labels).double().mean())
-    sure = float(logits.double().softmax(1).max(1).values.mean())
-    half = sure / 2
-    surprising = right < half - 2 * (half * (1 - half) / count) ** 0.5
+    read = logits.argmax(1)
+    right = float((read == labels).double().mean())
+    half = float(logits.double().softmax(1).max(1).values.mean()) / 2
     chance = 1 / classes
-    if surprising or (count >= 50 and right < chance + 0.5 * chance * (1 - chance)):
-        warnings.warn(
-            f"the model reads {right:.0%} of {count} clean images as labelled and is sure of "
-            f"{sure:.0%} (chance is {chance:.0%}): wrong labels, other classes, or images "
-            "prepared differently from its training?",
-            stacklevel=4,
+    if count >= 50 and right < chance + 0.5 * chance * (1 - chance):
+        doubt = "which is chance: wrong labels, or images prepared differently from its training?"
+    elif count >= 50 and right < 0.8 * (alike := _alike(read, labels, classes)):
+        doubt = (
+            f"but images of one label alike, as if it could read {alike:.0%}: are the classes "
+            "numbered as in its training?"
         )
+    elif right < half - 2 * (half * (1 - half) / count) ** 0.5:
+        doubt = (
+            f"but is sure of {2 * half:.0%}: wrong labels, or images prepared differently from its "
+            "training?"
+        )
+    else:
+        return
+    warnings.warn(
+        f"the model reads {right:.0%} of {count} clean images as labelled, {doubt}", stacklevel=4
+    )
+
+
+def _alike(read: Tensor, labels: Tensor, classes: int) -> float:
+    """The root of how often two images of one label are read alike."""
+    counts = labels.new_zeros(classes, classes).index_put_(
+        (labels, read), torch.ones_like(labels), accumulate=True
+    )
+    pairs = int((counts.sum(1) * (counts.sum(1) - 1)).sum())
+    return (int((counts * (counts - 1)).sum()) / pairs) ** 0.5 if pairs else 0.0

@@ -70,7 +70,7 @@ def test_neurons_below_the_threshold_are_zero_and_the_rest_is_as_it_was(backdoor
     pruned = result.details["pruned"]
     count = sum(map(len, pruned.values()))
     assert count > 0 and count == result.history[-1]["pruned"] == seen[-1]
-    assert seen == [row["pruned"] for row in result.history]
+    assert seen == [0, *(row["pruned"] for row in result.history)]
     for name, parameter in backdoored.model.named_parameters():
         after = result.model.get_parameter(name)
         layer, kind = name.split(".")

@@ -70,7 +70,7 @@ def test_a_class_with_a_back_door_is_flagged_and_no_other(back):
     )
     assert bool(result.details["inverted"].found.all())
     assert result.details["flagged"] == ([4] if back else [])
-    assert result.details["found"] == back and len(result.history) == len(seen) == back
+    assert result.details["found"] == back and len(result.history) == len(seen) - 1 == back
     if not back:  # no trigger to unlearn: a copy, bit for bit
         assert torch.equal(result.model.scale, model.scale) and result.model is not model
         assert result.seconds > 0
