@@ -59,8 +59,8 @@ def unpack(content: bytes, key: str, names: int) -> tuple[dict[str, Tensor], dic
     damaged = key in metadata and not metadata.keys() <= {"format", key}  # or the seal's own name
     if damaged or seal not in (None, _digest(layout, metadata, memoryview(content)[8 + size :])):
         raise Refused(
-            "it is truncated, or was changed after it was written: its SHA-256 is not the stated "
-            "one. Fetch or write it again"
+            "not a whole safetensors file, or one that was changed after it was written: its "
+            "SHA-256 is not the stated one. Fetch or write it again"
         )
     return safetensors.torch.load(content), metadata
 

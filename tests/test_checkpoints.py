@@ -446,3 +446,64 @@ def test_what_stands_beside_the_weights_does_no_harm(tmp_path):
         model = network(2)
         assert checkpoints.load(tmp_path / "w", model) == {"best": 0.5}
         assert same(state_of(model), state_of(saved))
+
+
+def rewritten(content: bytes, changes: dict[str, bytes]) -> bytes:
+    """A file of torch.save in which members were replaced, or pickles' words."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(buffer, "w") as new:
+        folder = old.namelist()[0].partition("/")[0]
+        members = {name.partition("/")[2]: old.read(name) for name in old.namelist()}
+        for name, part in {**members, **changes}.items():
+            new.writestr(f"{folder}/{name}", part)
+    return buffer.getvalue()
+
+
+def the_pickle(content: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return next(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+
+
+def test_a_file_that_was_saved_on_a_gpu_long_ago_is_read(tmp_path):
+    saved = network(1)
+    whole = torch_bytes(saved.state_dict())
+    program = the_pickle(whole).replace(b"ctorch\nFloatStorage", b"ctorch.cuda\nFloatStorage")
+    (tmp_path / "w").write_bytes(rewritten(whole, {"data.pkl": program}))
+    model = network(2)
+    checkpoints.load(tmp_path / "w", model)
+    assert same(state_of(model), state_of(saved))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"byteorder": b"big"}, "little-endian numbers"),
+        ({"constants.pkl": b"code"}, r"TorchScript.*state_dict\(\) instead"),
+        ({"other/data.pkl": b"."}, "one pickle data.pkl"),
+        ({"data.pkl": b"\x80\x02X\x03\x00\x00\x00oneQ."}, "storages are expected beside"),
+        ({"data.pkl": b"\x80\x02N" + 2**21 * b"0" + b"."}, "a pickle of at most 1,085,440 bytes"),
+        ({"data.pkl": b"\x80\x02}N" + b"Ns."}, "texts and small numbers as keys"),
+        ({"data.pkl": b"\x80\x02}" + b"\x8a\x09" + 9 * b"\x01" + b"Ns."}, "small numbers as keys"),
+        ({"data.pkl": b"\x80\x02](K\x01K\x02u."}, "entries of a dict"),
+        ({"data.pkl": b"\x80\x02ctorch._utils\n_rebuild_tensor\n(NK\x00))tR."}, "a storage for"),
+        ({"data.pkl": b"\x80\x02K\x05\x85R."}, "its pickle is truncated, or not that of a state"),
+    ],
+)
+def test_the_inside_of_a_file_of_pytorch_is_checked(tmp_path, changes, says):
+    (tmp_path / "w").write_bytes(rewritten(torch_bytes(network(1).state_dict()), changes))
+    with pytest.raises(ValueError, match=says):
+        checkpoints.load(tmp_path / "w", network(2))
+
+
+def test_the_inside_of_an_old_file_of_pytorch_is_checked(tmp_path):
+    whole = torch_bytes(network(1).state_dict(), _use_new_zipfile_serialization=False)
+    at = whole.index(b"\x88", whole.index(b"little_endian"))  # True
+    for content, says in (
+        (whole[:at] + b"\x89" + whole[at + 1 :], "little-endian numbers"),
+        (whole.replace(b"\x8a\nl\xfc", b"\x8a\nl\xfd", 1), "neither a safetensors file nor one of"),
+        (whole[:-8], "a storage lacks bytes"),
+    ):
+        assert content != whole
+        (tmp_path / "w").write_bytes(content)
+        with pytest.raises(ValueError, match=says):
+            checkpoints.load(tmp_path / "w", network(2))

@@ -112,7 +112,7 @@ def test_truncated_and_foreign_files_are_refused(tmp_path: Path):
     foreign = tmp_path / "weights"
     safetensors.torch.save_file({"w": torch.zeros(2)}, foreign)
     for broken, says in (
-        (path, "truncated, or was changed"),
+        (path, "not a whole safetensors file, or one that was changed"),
         (foreign, r"a whole file of attacks\.save"),
     ):
         with pytest.raises(ValueError, match=says):
