@@ -10,7 +10,6 @@ image below it.
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
+from ibau_lite.files import replacing
 from ibau_lite.kinds import check_kinds
 from ibau_lite.logits import check_logits, checked, read
 from ibau_lite.modes import evaluation_mode, usual_settings
@@ -354,20 +354,24 @@ class _Checkpoint:
             "dropout_cuda": None if self.cuda is None else torch.cuda.get_rng_state(self.cuda),
             **{name: part.state_dict() for name, part in self.parts.items()},
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.tmp")
-        torch.save(state, partial)
-        os.replace(partial, self.path)
+        with replacing(self.path) as file:
+            torch.save(state, file)
 
     def resumed(self) -> list[dict[str, float]]:
         """Put everything back as it was after the last epoch, and give the history so far."""
         if self.path is None or not self.path.exists():
             return []
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
-        if state["training"] != self.training:
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            of = state["training"]
+        except Exception:  # whatever a damaged file raises; its own words advise to trust it
             raise ValueError(
-                f"{self.path}: the checkpoint of another training ({state['training']}); this one "
-                f"is {self.training}. Remove the file or name another"
+                f"{self.path}: not a checkpoint of `fit`, or damaged. Remove it to begin anew"
+            ) from None
+        if of != self.training:
+            raise ValueError(
+                f"{self.path}: the checkpoint of another training ({of}); this one is "
+                f"{self.training}. Remove the file or name another"
             )
         for name, part in self.parts.items():
             part.load_state_dict(state[name])

@@ -307,6 +307,15 @@ def test_the_checkpoint_of_another_training_is_refused(other, tmp_path):
         )
 
 
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x80\x04N."])
+def test_a_damaged_checkpoint_is_refused_in_our_words(content, tmp_path):
+    file = tmp_path / "training.pt"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="not a checkpoint of `fit`, or damaged") as refused:
+        fit(WithDropout(), bright_bands(), QUICK, checkpoint=file)
+    assert "weights_only" not in str(refused.value)
+
+
 def test_each_stage_of_a_training_draws_numbers_of_its_own():
     ends = []
     for stage in (0, 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -96,5 +97,9 @@ def victim(
             "code": known["versions"]["code"],
             "weights": weights_digest(model),
         }
-        checkpoints.save(model, path, {"settings": settings, "seconds": seconds, "made": made})
+        told = {"settings": settings, "seconds": seconds, "made": made}
+        try:
+            checkpoints.save(model, path, told)
+        except OSError as error:  # a full disk must not cost the hours
+            warnings.warn(f"{path}: the network is not kept ({error})", stacklevel=2)
     return Victim(model, evaluate(model, dataset.test, attack), settings, seconds, made)

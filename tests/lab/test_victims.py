@@ -91,6 +91,17 @@ def test_other_random_streams_make_another_victim(
     assert len(trainings) == 2
 
 
+def test_a_full_disk_does_not_cost_the_network(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(victims.checkpoints, "save", full)
+    with pytest.warns(UserWarning, match="not kept .*No space left"):
+        assert make(dataset, tmp_path).report.n_clean == len(dataset.test)
+
+
 def test_a_training_that_was_killed_goes_on_after_its_last_epoch(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
