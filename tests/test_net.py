@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,12 +28,12 @@ TANGENTS = {
     "blocks": hg.InSubspace(mm.Blocks(2), hg.L2Ball(0.5)),
 }  # fmt: skip
 SOLVERS = {
-    "fixed": partial(sv.fixed_point, step=0.1, max_iter=5),
-    "fixed_bare": partial(sv.fixed_point, step=0.1, max_iter=5, certify=False),
-    "cg": partial(sv.conjugate_gradient, max_iter=4),
-    "cg_tol": partial(sv.conjugate_gradient, max_iter=40, tol=1e-5, damping=0.1),
-    "minres": partial(sv.minres, max_iter=5),
-    "minres_tol": partial(sv.minres, max_iter=50, tol=1e-4),
+    "fixed": sv.FixedPoint(step=0.1, max_iter=5),
+    "fixed_bare": sv.FixedPoint(step=0.1, max_iter=5, certify=False),
+    "cg": sv.ConjugateGradient(max_iter=4),
+    "cg_tol": sv.ConjugateGradient(max_iter=40, tol=1e-5, damping=0.1),
+    "minres": sv.MINRES(max_iter=5),
+    "minres_tol": sv.MINRES(max_iter=50, tol=1e-4),
 }
 SEARCHES = {
     "ascent": mm.Ascent(4), "momentum": mm.Ascent(4, momentum=0.5, starts=2),
@@ -47,7 +46,7 @@ SEARCHES = {
 def told(*tensors):
     out = []
     for t in tensors:
-        for part in (t.values() if isinstance(t, dict) else [t]):
+        for part in t.values() if isinstance(t, dict) else [t]:
             flat = torch.as_tensor(part).detach().double().reshape(-1)
             out += [*flat[:4].tolist(), float(flat.norm())]
     return out
