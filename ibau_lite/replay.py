@@ -8,14 +8,11 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["Replay", "recording"]
+from ibau_lite.kinds import unchecked
+
+__all__ = ["Replay"]
 
 Result = TypeVar("Result")
-
-
-def recording() -> bool:
-    """Whether kernels are being recorded rather than run: no number may be looked at then."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 class Replay(Generic[Result]):
@@ -50,7 +47,8 @@ class Replay(Generic[Result]):
                 function(*self._arguments)
         now.wait_stream(beside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+        record = torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local")
+        with unchecked(), record:  # the runs above have checked the arguments
             self._result = function(*self._arguments)
 
     @property

@@ -29,16 +29,16 @@ from ibau_lite.hypergrad import (
 )
 from ibau_lite.minimax import Ball, SparseBall
 from ibau_lite.solvers import (
+    MINRES,
+    ConjugateGradient,
     ConvergenceWarning,
+    FixedPoint,
     NegativeCurvatureWarning,
     Solution,
-    conjugate_gradient,
-    fixed_point,
     lanczos,
-    minres,
 )
 
-EXACT = functools.partial(conjugate_gradient, max_iter=60, tol=1e-12)
+EXACT = ConjugateGradient(max_iter=60, tol=1e-12)
 D, P = 5, 4
 
 
@@ -197,7 +197,7 @@ def test_hypergradient_is_the_derivative_of_psi():
     outers = [m.outer, m.inner]
     expected = differences(lambda t: both(outers, m.maximise(t), t), m.theta)
     delta = m.maximise(m.theta)
-    for solver in (EXACT, functools.partial(minres, max_iter=60, tol=1e-12)):
+    for solver in (EXACT, MINRES(max_iter=60, tol=1e-12)):
         for i, outer in enumerate(outers):
             h = hypergradient(outer, m.inner, delta, m.theta, solver=solver)
             for name in m.theta:
@@ -221,7 +221,7 @@ def test_truncated_unrolling_is_the_fixed_point_iteration(k):
     delta = m.maximise(m.theta)
     step = ascent_step(m.inner, 0.3)
     unrolled = unrolled_hypergradient(m.outer, step, delta, m.theta, steps=20, truncate=k)
-    solver = functools.partial(fixed_point, step=0.3, max_iter=k, certify=False)
+    solver = FixedPoint(step=0.3, max_iter=k, certify=False)
     h = hypergradient(m.outer, m.inner, delta, m.theta, solver=solver)
     for name in m.theta:
         close(unrolled.total[name], h.total[name])
@@ -319,7 +319,7 @@ def test_sphere_turns_a_convex_inner_into_a_well_posed_system():
     with pytest.warns(NegativeCurvatureWarning):
         interior = hypergradient(m.outer, inner, delta, m.theta, solver=EXACT)
     assert interior.solution.negative_curvature and interior.residual > 0.1
-    least = functools.partial(minres, max_iter=60, tol=1e-10)
+    least = MINRES(max_iter=60, tol=1e-10)
     close(
         hypergradient(m.outer, inner, delta, m.theta, solver=least).indirect["t"],
         -m.c @ torch.linalg.solve(m.q, m.slope),
@@ -538,7 +538,7 @@ def test_gauss_newton_is_exact_for_piecewise_linear_outputs():
 
 def test_residual_is_that_of_the_exact_undamped_system():
     m = Quadratic()
-    damped = functools.partial(conjugate_gradient, max_iter=60, tol=1e-12, damping=0.5)
+    damped = ConjugateGradient(max_iter=60, tol=1e-12, damping=0.5)
     h = hypergradient(m.outer, m.inner, m.delta, m.theta, solver=damped)
     assert h.solution.converged
     w = torch.linalg.solve(m.q + 0.5 * torch.eye(D).double(), m.slope)
@@ -639,7 +639,7 @@ def test_a_network_with_batch_norm_matches_its_dense_jacobian():
 @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 2e-4), (torch.bfloat16, 0.15)])
 def test_low_precision_error(dtype, tol):
     """With K = 10 steps of CG, relative to float64: 2e-4 in float32, 15 % in bfloat16."""
-    solver = functools.partial(conjugate_gradient, max_iter=10)
+    solver = ConjugateGradient(max_iter=10)
     totals = []
     for kind in (torch.float64, dtype):
         net, inner, outer, delta = network(kind)
@@ -669,7 +669,7 @@ def test_naive_gradient_never_touches_inner():
     naive = hypergradient(m.outer, untouchable, delta, m.theta, solver=None)
     assert naive.indirect is None and naive.solution is None
     close(naive.total, hypergradient(m.outer, m.inner, delta, m.theta, solver=EXACT).direct)
-    zero = functools.partial(conjugate_gradient, max_iter=0)
+    zero = ConjugateGradient(max_iter=0)
     close(naive.total, hypergradient(m.outer, m.inner, delta, m.theta, solver=zero).total)
 
 
@@ -688,7 +688,7 @@ def test_number_of_evaluations_and_backward_passes(monkeypatch):
         calls.append("outer")
         return m.outer(d, t)
 
-    three = functools.partial(conjugate_gradient, max_iter=3)
+    three = ConjugateGradient(max_iter=3)
     delta = m.maximise(m.theta)
     monkeypatch.setattr(torch.autograd, "grad", counted)
     h = hypergradient(outer, inner, delta, m.theta, solver=three)
@@ -789,6 +789,6 @@ def test_a_set_of_the_search_is_no_constraint():
             lambda d, t: (d * t["w"]).pow(2).sum(),
             torch.zeros(2),
             theta,
-            solver=minres,
+            solver=MINRES(max_iter=1),
             constraint=Ball(4.0),
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -12,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibau_lite.solvers import (
+    MINRES,
+    ConjugateGradient,
     ConvergenceWarning,
+    FixedPoint,
     NegativeCurvatureWarning,
     Solution,
-    conjugate_gradient,
-    fixed_point,
     lanczos,
-    minres,
     nystrom,
 )
 
@@ -52,6 +54,19 @@ class Counted:
 
 POSITIVE = [0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0]
 INDEFINITE = [-3.0, -1.0, -0.5, 0.7, 1.0, 2.0, 4.0, 5.0]
+
+
+def calling(kind):
+    """The solver of this kind as one function: its settings and what its call takes together."""
+
+    def solve(matvec, b, **given):
+        call = {k: given.pop(k) for k in ("x0", "preconditioner", "batched") if k in given}
+        return kind(**given)(matvec, b, **call)
+
+    return solve
+
+
+fixed_point, conjugate_gradient, minres = map(calling, (FixedPoint, ConjugateGradient, MINRES))
 
 SOLVERS = {
     "fixed_point": functools.partial(fixed_point, step=0.2),
@@ -315,7 +330,7 @@ def test_nan_in_one_right_hand_side_leaves_the_others_alone():
 
 def test_conjugate_gradient_never_uses_negative_curvature():
     b = torch.ones(3).double()
-    with pytest.warns(NegativeCurvatureWarning, match="conjugate_gradient met negative"):
+    with pytest.warns(NegativeCurvatureWarning, match="ConjugateGradient met negative"):
         solution = conjugate_gradient(lambda v: -v, b, max_iter=5)
     assert solution.negative_curvature and not solution.converged and not solution.x.any()
     # Met later, it keeps the last iterate before: the minimiser over the directions that were fine.
@@ -451,6 +466,32 @@ def test_unusable_arguments_are_refused(solve, bad):
     arguments = {"matvec": lambda v: v, "b": vector(8), "max_iter": 3} | bad
     with pytest.raises(ValueError, match="expected|disagree|no axis"):
         solve(arguments.pop("matvec"), arguments.pop("b"), **arguments)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **more: FixedPoint(step=0.1, max_iter=5, **more),
+        lambda **more: ConjugateGradient(max_iter=5, **more),
+        lambda **more: MINRES(max_iter=5, **more),
+    ],
+    ids=["FixedPoint", "ConjugateGradient", "MINRES"],
+)
+def test_equal_settings_are_equal_solvers(make):
+    assert make() == make() and hash(make()) == hash(make())
+    assert make(damping=0.5) != make() and make(tol=0.1) != make()
+    assert "max_iter=5" in repr(make())
+    for bad in ({"max_iter": -1}, {"tol": -1.0}, {"damping": -1.0}):
+        with pytest.raises(ValueError, match="expected"):  # at the door, not at the first solve
+            dataclasses.replace(make(), **bad)
+
+
+def test_a_solution_does_not_keep_the_operator_alive():
+    a = Counted(rotated(POSITIVE))
+    alive = weakref.ref(a)
+    solution = minres(a, vector(8), max_iter=3)
+    del a
+    assert alive() is None and solution.iterations == 3 and len(solution.residuals) == 4
 
 
 def test_fixed_point_refuses_what_only_it_has():

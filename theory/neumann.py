@@ -15,7 +15,7 @@ def filter_factor(eigenvalues: Tensor, *, step: float, steps: int, damping: floa
               = \frac{1 - (1 - \alpha(\lambda + m))^K}{\lambda + m},
 
     with α = `step`, K = `steps`, m = `damping`; αK where λ + m = 0. Same shape as `eigenvalues`.
-    Raises `ValueError` for α ≤ 0 or K < 0. `solvers.fixed_point` is the iteration itself.
+    Raises `ValueError` for α ≤ 0 or K < 0. `solvers.FixedPoint` is the iteration itself.
     """
     _check(step, steps)
     shifted = eigenvalues.to(torch.float64) + damping

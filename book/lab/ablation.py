@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from ibau_lite.data import Dataset
 from ibau_lite.defenses import IBAUConfig
 from ibau_lite.metrics import evaluate
 from ibau_lite.minimax import Ascent, OnePass, Scouted
-from ibau_lite.solvers import conjugate_gradient, fixed_point, minres
+from ibau_lite.solvers import MINRES, ConjugateGradient, FixedPoint
 
 from .cells import line, run
 from .first_run import experiments
@@ -37,7 +36,7 @@ _INTERIOR: dict[str, Any] = {"trust": None, "on_ball": False}
 
 
 def _products(count: int) -> dict[str, Any]:
-    return {"solver": partial(minres, max_iter=count) if count else None}
+    return {"solver": MINRES(max_iter=count) if count else None}
 
 
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
@@ -60,14 +59,14 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "the indirect term as it comes": {
         "on the ball": _FREE,
-        "on the ball, damping 1": {**_FREE, "solver": partial(minres, max_iter=5, damping=1.0)},
+        "on the ball, damping 1": {**_FREE, "solver": MINRES(max_iter=5, damping=1.0)},
         "interior": _INTERIOR,
         "interior, conjugate gradients": {
-            **_INTERIOR, "solver": partial(conjugate_gradient, max_iter=5),
+            **_INTERIOR, "solver": ConjugateGradient(max_iter=5),
         },
         **{
             f"interior, fixed point, step {step:g}": {
-                **_INTERIOR, "solver": partial(fixed_point, step=step, max_iter=5, certify=False),
+                **_INTERIOR, "solver": FixedPoint(step=step, max_iter=5, certify=False),
             }
             for step in (0.01, 0.1, 1.0)
         },

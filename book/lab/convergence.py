@@ -49,7 +49,7 @@ from ibau_lite.hypergrad import (
 )
 from ibau_lite.minimax import Ascent, Ball, Risk
 from ibau_lite.models import mlp
-from ibau_lite.solvers import Solution, conjugate_gradient, fixed_point, minres
+from ibau_lite.solvers import MINRES, ConjugateGradient, FixedPoint, Solution
 from ibau_lite.training import Recipe, fit
 
 from .first_run import PROFILES, experiments
@@ -183,7 +183,7 @@ def digits_problem(
             return certified_constants(risk, radius, None if same else best)
         return sampled_constants(inner, outer, best, start, theta)
 
-    exact = functools.partial(conjugate_gradient, max_iter=200, tol=1e-14)
+    exact = ConjugateGradient(max_iter=200, tol=1e-14)
     truth = hypergradient(outer, inner, best, theta, solver=None if same else exact).total
     return Problem(
         name=f"digits, penalty {penalty:.3g}",
@@ -286,7 +286,7 @@ def settle(inner: Objective, delta: Tensor, theta: Parameters, *, steps: int = 8
     Raises `ValueError` where ‖P∇₁H‖ is not small after `steps`, or λ ≤ 0: no maximum on the ball.
     """
     radius = delta.norm()
-    solver = functools.partial(minres, max_iter=2 * delta.numel(), tol=1e-13)
+    solver = MINRES(max_iter=2 * delta.numel(), tol=1e-13)
     for _ in range(steps):
         system = ImplicitSystem(inner, delta, theta, constraint=Sphere())
         slope = system.tangent.project(system.graph.gradient)
@@ -334,7 +334,9 @@ def newton(inner: Objective, start: Tensor, theta: Parameters, *, steps: int = 2
         if float(slope.norm()) < 1e-14:
             break
         hessian = torch.func.hessian(inner)(delta, theta).reshape(delta.numel(), -1)
-        delta = delta - torch.linalg.solve(hessian, slope.reshape(-1)).reshape(delta.shape)
+        # Least squares: where no maximum is, ∇₁²H may be singular on the way.
+        step = torch.linalg.lstsq(hessian, slope.reshape(-1, 1), driver="gelsd").solution
+        delta = delta - step.reshape(delta.shape)
     slope = torch.func.grad(inner)(delta, theta)
     hessian = torch.func.hessian(inner)(delta, theta).reshape(delta.numel(), -1)
     highest = float(torch.linalg.eigvalsh(hessian)[-1])
@@ -389,7 +391,7 @@ def grid(
     """
     first = _constants(problem, problem.start)
     far = float((problem.start - problem.solution).norm())
-    exact = functools.partial(conjugate_gradient, max_iter=500, tol=1e-15)
+    exact = ConjugateGradient(max_iter=500, tol=1e-15)
     rows = []
     for T, delta in enumerate(ascend(problem, max(ascents))):
         if T not in ascents:
@@ -431,7 +433,7 @@ def orders(
     By default of the naive gradient and of the implicit one with an exact solve; `solvers` maps
     other names to solvers.
     """
-    exact = functools.partial(conjugate_gradient, max_iter=500, tol=1e-15)
+    exact = ConjugateGradient(max_iter=500, tol=1e-15)
     chosen = solvers or {"naive": None, "implicit": exact}
     rows = []
     for distance in distances:
@@ -465,8 +467,8 @@ def _constants(problem: Problem, delta: Tensor) -> Constants:
 def _solver(method: str, c: Constants, steps: int, damping: float) -> Callable[..., Solution]:
     if method == "fixed_point":
         step = optimal_step(c.mu_H + damping, c.L_H + damping)
-        return functools.partial(fixed_point, step=step, max_iter=steps, damping=damping)
-    return functools.partial(conjugate_gradient, max_iter=steps, damping=damping)
+        return FixedPoint(step=step, max_iter=steps, damping=damping)
+    return ConjugateGradient(max_iter=steps, damping=damping)
 
 
 def _solution_norm(problem: Problem, delta: Tensor, exact: Callable[..., Solution]) -> float:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from ibau_lite.data import Dataset, Labelled
 from ibau_lite.defenses import IBAUConfig
 from ibau_lite.metrics import evaluate, spread
 from ibau_lite.minimax import Aimed, AimedUnion, Ascent, Ball, Scouted
-from ibau_lite.solvers import minres
+from ibau_lite.solvers import MINRES
 
 from .cells import describe, line, run
 from .grid import grid
@@ -41,7 +40,7 @@ ATTACKS = ("badnets", "blend", "l2_inv", "trojan_sq", "all_to_all")
 START = IBAUConfig(rounds=1, inner=Ascent(8), solver=None)
 """One naive round with one ascent; the indirect term comes last, since nothing costs as much."""
 
-_PRODUCTS: dict[str, Any] = {"solver": partial(minres, max_iter=2), "implicit_images": 25}
+_PRODUCTS: dict[str, Any] = {"solver": MINRES(max_iter=2), "implicit_images": 25}
 _OFTEN: dict[str, Any] = {"rounds": 4, "outer_images": 1250}
 _KEPT: dict[str, Any] = {"anchor": 0.9, "stamped": 0.2}
 _PARTS: dict[str, Any] = {**_KEPT, "batch_size": 100, "inner": Scouted()}

@@ -48,13 +48,12 @@ from ibau_lite.minimax import (
     Scouted,
     Search,
 )
-from ibau_lite.solvers import fixed_point, minres
+from ibau_lite.solvers import MINRES, FixedPoint
 from ibau_lite.streams import stream
 from ibau_lite.training import augment, reshuffled
 
 __all__ = ["IBAUConfig", "ibau"]
 
-_TWO_PRODUCTS = partial(minres, max_iter=2)  # one object: partials are equal by identity only
 _COUNTS = ("inner_images", "outer_images", "implicit_images")  # None: all there are
 _ADVICE = "lower lr, raise the solver's damping, or drop the indirect term (solver=None)"
 
@@ -108,7 +107,7 @@ class IBAUConfig:
     shift: int = 2
     anchor: float = 0.0
     draw_back: float = 0.0
-    solver: Solver | None = partial(minres, max_iter=5)
+    solver: Solver | None = MINRES(max_iter=5)
     implicit_images: int | None = 50
     on_ball: bool = True
     trust: float | None = 0.5
@@ -169,7 +168,7 @@ class IBAUConfig:
             stamped=0.5,
             anchor=0.9,
             draw_back=0.1,
-            solver=_TWO_PRODUCTS,
+            solver=MINRES(max_iter=2),
             implicit_images=25,
             trust=0.1,
         )
@@ -190,7 +189,7 @@ class IBAUConfig:
             batch_size=500,
             stamped=1.0,
             shift=0,
-            solver=partial(minres, max_iter=50, tol=1e-3),
+            solver=MINRES(max_iter=50, tol=1e-3),
             implicit_images=None,
             trust=None,
         )
@@ -218,7 +217,7 @@ class IBAUConfig:
             decay=False,
             stamped=0.01,
             shift=0,
-            solver=partial(fixed_point, step=0.1, max_iter=5, certify=False),
+            solver=FixedPoint(step=0.1, max_iter=5, certify=False),
             implicit_images=100,
             on_ball=False,
             trust=None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -109,7 +108,7 @@ class OuterStep:
 def _looks_at_nothing(config: IBAUConfig) -> bool:
     """Whether the solve is one that is known to end without looking at a residual."""
     solver = config.solver
-    return solver is None or (isinstance(solver, partial) and solver.keywords.get("tol") is None)
+    return solver is None or getattr(solver, "tol", 0.0) is None
 
 
 def _shared(outer: Risk, config: IBAUConfig) -> Risk:

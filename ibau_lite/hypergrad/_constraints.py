@@ -10,8 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ibau_lite.kinds import check_kinds
-from ibau_lite.replay import recording
+from ibau_lite.kinds import check_kinds, checking
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +56,7 @@ class Sphere:
     """
 
     def tangent(self, delta: Tensor, gradient: Tensor) -> Tangent:
-        if not recording() and not bool((delta * delta).sum() > 0):
+        if checking() and not bool((delta * delta).sum() > 0):
             raise ValueError("delta = 0 (or NaN) lies on no sphere; use constraint=None there")
         return _sphere(delta, gradient, torch.ones((), dtype=torch.bool, device=delta.device))
 
@@ -178,7 +177,7 @@ def _check_radius(radius: float) -> None:
 
 
 def _check_inside(size: Tensor, radius: float, tolerance: float) -> None:
-    if recording():  # it was looked at before
+    if not checking():
         return
     if not bool(size <= (1 + tolerance) * radius):
         raise ValueError(

@@ -13,7 +13,7 @@ from ibau_lite.hypergrad._gradient_graph import GradientGraph, Objective, Parame
 from ibau_lite.solvers import MatVec, Solution
 
 Solver = Callable[[MatVec, Tensor], Solution]
-"""(matvec, b) -> Solution, e.g. ``functools.partial(conjugate_gradient, max_iter=5)``."""
+"""(matvec, b) -> Solution, e.g. ``ConjugateGradient(max_iter=5)``."""
 
 Sense = Literal["max", "min"]
 """What δ does to `inner`."""
@@ -33,7 +33,7 @@ class ImplicitSystem:
               s = +1 \text{ (max)},\ -1 \text{ (min)} .
 
     The sign makes M positive definite at a strict optimum of either sense, which is what
-    `fixed_point` and `conjugate_gradient` need; ∇δ does not depend on it. ``hessian`` replaces the
+    `FixedPoint` and `ConjugateGradient` need; ∇δ does not depend on it. ``hessian`` replaces the
     products with ∇₁² inner, e.g. by those of `gauss_newton`.
     """
 

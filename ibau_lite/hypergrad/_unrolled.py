@@ -57,7 +57,7 @@ def unrolled_hypergradient(
 
     T = ``steps``, k = ``truncate`` (all T by default); δ_0 = ``delta`` is a constant. Its memory
     grows with k: every step keeps its activations. The result's ``delta`` is δ_T, its ``solution``
-    None. At a fixed point, truncation to k steps of ascent equals `fixed_point` with k iterations
+    None. At a fixed point, truncation to k steps of ascent equals `FixedPoint` with k iterations
     of the same step.
 
     Raises ValueError unless 0 <= k <= T, or where ``step`` changes the shape; TypeError as

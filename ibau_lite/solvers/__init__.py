@@ -3,23 +3,25 @@
 ========================  ==========================  ==========================================
 solver                    wants A + damping I to be   what it costs
 ========================  ==========================  ==========================================
-`fixed_point`             positive, below 2/step      K steps: K - 1 products, one more to check
-`conjugate_gradient`      positive definite           K steps: K products
-`minres`                  symmetric, any sign         K steps: K products
+`FixedPoint`              positive, below 2/step      K steps: K - 1 products, one more to check
+`ConjugateGradient`       positive definite           K steps: K products
+`MINRES`                  symmetric, any sign         K steps: K products
 `nystrom` → `LowRank`     positive semi-definite      rank products once, then none
 `lanczos` → `Ritz`        symmetric, any sign         k products once, then none
 ========================  ==========================  ==========================================
 
-Every solve returns a `Solution`: the answer, and how much of an answer it is.
+The first three hold their settings: equal settings are equal solvers, called as
+`MINRES(max_iter=5)(matvec, b)`. Every solve returns a `Solution`: the answer, and how much of an
+answer it is.
 """
 
 from __future__ import annotations
 
-from ibau_lite.solvers._conjugate_gradient import conjugate_gradient
-from ibau_lite.solvers._fixed_point import fixed_point
+from ibau_lite.solvers._conjugate_gradient import ConjugateGradient
+from ibau_lite.solvers._fixed_point import FixedPoint
 from ibau_lite.solvers._lanczos import Ritz, lanczos
 from ibau_lite.solvers._low_rank import LowRank
-from ibau_lite.solvers._minres import minres
+from ibau_lite.solvers._minres import MINRES
 from ibau_lite.solvers._nystrom import nystrom
 from ibau_lite.solvers._solution import (
     ConvergenceWarning,
@@ -30,7 +32,10 @@ from ibau_lite.solvers._solution import (
 from ibau_lite.solvers._system import MatVec, Vector
 
 __all__ = [
+    "MINRES",
+    "ConjugateGradient",
     "ConvergenceWarning",
+    "FixedPoint",
     "LowRank",
     "MatVec",
     "NegativeCurvatureWarning",
@@ -38,9 +43,6 @@ __all__ = [
     "Solution",
     "SolverWarning",
     "Vector",
-    "conjugate_gradient",
-    "fixed_point",
     "lanczos",
-    "minres",
     "nystrom",
 ]

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
-from ibau_lite.solvers._solution import Monitor, Solution
+from ibau_lite.solvers._solution import Monitor, Solution, check_settings
 from ibau_lite.solvers._system import LinearSystem, MatVec, Vector, dot, norm
 
 
-def conjugate_gradient(
-    matvec: MatVec,
-    b: Vector,
-    *,
-    max_iter: int,
-    tol: float | None = None,
-    x0: Vector | None = None,
-    damping: float = 0.0,
-    preconditioner: MatVec | None = None,
-    batched: bool = False,
-) -> Solution:
+@dataclass(frozen=True)
+class ConjugateGradient:
     r"""Solve (A + damping I) x = b for a symmetric positive definite A + damping I.
 
     .. math:: x_K = \arg\min_{x \,\in\, x_0 + \mathcal{K}_K}
@@ -34,33 +27,52 @@ def conjugate_gradient(
     with `NegativeCurvatureWarning`: beyond it the minimum above does not exist. If it is the first
     direction, x = x0.
 
-    ``preconditioner``: r -> z, an approximation of (A + μI)⁻¹ r that is itself symmetric positive
-    definite; one that is not stops the solve in the same way. Shapes and ``batched`` as in
-    `fixed_point`. Raises ValueError (shapes, ``max_iter`` < 0, ``tol`` or ``damping`` < 0); warns
-    with `ConvergenceWarning` where ``tol`` was not reached or a number is not finite.
+    The call takes ``preconditioner``: r -> z, an approximation of (A + μI)⁻¹ r that is itself
+    symmetric positive definite; one that is not stops the solve in the same way. Shapes, ``x0`` and
+    ``batched`` as in `FixedPoint`. Raises ValueError (shapes, ``max_iter`` < 0, ``tol`` or
+    ``damping`` < 0). Warns with `ConvergenceWarning` where ``tol`` was not reached or a number
+    is not finite.
 
     Source: Hestenes and Stiefel 1952; the stop at negative curvature: Steihaug 1983.
     """
-    system = LinearSystem(matvec, b, x0=x0, damping=damping, batched=batched)
-    precondition = system.layout.lift(preconditioner or (lambda r: r), "preconditioner(r)")
-    x, r = system.start()
-    watch = Monitor(system, r, max_iter=max_iter, tol=tol)
-    z = precondition(r)
-    p, rho = z, dot(r, z)
-    for _ in range(max_iter):
-        if watch.idle():
-            break
-        image = system.apply(p)
-        curvature = dot(p, image)
-        # Curvature within rounding of none is none; rho <= 0 is the preconditioner's fault.
-        watch.halt((curvature <= watch.epsilon * norm(p) * norm(image)) | (rho <= 0))
-        alpha = torch.where(watch.active, rho / curvature, 0.0)
-        x = x + alpha * p
-        r = r - alpha * image
-        if watch.claims(norm(r)) is not None:
-            r = system.residual(x)
-        watch.record(norm(r))
+
+    max_iter: int
+    tol: float | None = None
+    damping: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def __call__(
+        self,
+        matvec: MatVec,
+        b: Vector,
+        *,
+        x0: Vector | None = None,
+        preconditioner: MatVec | None = None,
+        batched: bool = False,
+    ) -> Solution:
+        """x with (A + damping I) x ≈ b."""
+        system = LinearSystem(matvec, b, x0=x0, damping=self.damping, batched=batched)
+        precondition = system.layout.lift(preconditioner or (lambda r: r), "preconditioner(r)")
+        x, r = system.start()
+        watch = Monitor(system, r, max_iter=self.max_iter, tol=self.tol)
         z = precondition(r)
-        rho, previous = dot(r, z), rho
-        p = z + torch.where(watch.active, rho / previous, 0.0) * p
-    return watch.conclude(x, "conjugate_gradient", recurred=True)
+        p, rho = z, dot(r, z)
+        for _ in range(self.max_iter):
+            if watch.idle():
+                break
+            image = system.apply(p)
+            curvature = dot(p, image)
+            # Curvature within rounding of none is none; rho <= 0 is the preconditioner's fault.
+            watch.halt((curvature <= watch.epsilon * norm(p) * norm(image)) | (rho <= 0))
+            alpha = torch.where(watch.active, rho / curvature, 0.0)
+            x = x + alpha * p
+            r = r - alpha * image
+            if watch.claims(norm(r)) is not None:
+                r = system.residual(x)
+            watch.record(norm(r))
+            z = precondition(r)
+            rho, previous = dot(r, z), rho
+            p = z + torch.where(watch.active, rho / previous, 0.0) * p
+        return watch.conclude(x, "ConjugateGradient", recurred=True)

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 
-from ibau_lite.solvers._solution import Monitor, Solution
+from ibau_lite.solvers._solution import Monitor, Solution, check_settings
 from ibau_lite.solvers._system import LinearSystem, MatVec, Vector, dot, norm
 
 
-def fixed_point(
-    matvec: MatVec,
-    b: Vector,
-    *,
-    step: float,
-    max_iter: int,
-    tol: float | None = None,
-    x0: Vector | None = None,
-    damping: float = 0.0,
-    certify: bool = True,
-    batched: bool = False,
-) -> Solution:
+@dataclass(frozen=True)
+class FixedPoint:
     r"""Solve (A + damping I) x = b by repeating one contraction.
 
     .. math:: x_{i+1} = x_i + \alpha\,(b - (A + \mu I)\,x_i), \qquad
@@ -45,27 +36,43 @@ def fixed_point(
     Source: Grazzi, Franceschi, Pontil, Salzo 2020, *On the iteration complexity of hypergradient
     computation* (AID-FP); Lorraine, Vicol, Duvenaud 2020 for the Neumann series.
     """
-    if not (step > 0 and math.isfinite(step)):
-        raise ValueError(
-            f"step = {step!r}; expected a finite number > 0 (below 2 over the largest eigenvalue)"
-        )
-    if not certify and tol is not None:
-        raise ValueError(
-            "tol is given with certify=False; a tolerance needs the residual that certify computes"
-        )
-    system = LinearSystem(matvec, b, x0=x0, damping=damping, batched=batched)
-    x, r = system.start()
-    watch = Monitor(system, r, max_iter=max_iter, tol=tol)
-    # ⟨r, r - r'⟩ = step ⟨r, (A + damping I) r⟩ up to rounding in the products, of this order:
-    rounding = 100 * watch.epsilon * norm(system.b)
-    for i in range(max_iter):
-        if watch.idle():
-            break
-        x = torch.where(watch.active, x + step * r, x)
-        if i + 1 == max_iter and not certify:
-            watch.record(None)
-            break
-        previous, r = r, system.residual(x)
-        watch.note(dot(previous, previous - r) < -rounding * norm(previous))
-        watch.record(norm(r))
-    return watch.conclude(x, "fixed_point", may_diverge=True)
+
+    step: float
+    max_iter: int
+    tol: float | None = None
+    damping: float = 0.0
+    certify: bool = True
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if not (self.step > 0 and math.isfinite(self.step)):
+            raise ValueError(
+                f"step = {self.step!r}; expected a finite number > 0 "
+                "(below 2 over the largest eigenvalue)"
+            )
+        if not self.certify and self.tol is not None:
+            raise ValueError(
+                "tol is given with certify=False; "
+                "a tolerance needs the residual that certify computes"
+            )
+
+    def __call__(
+        self, matvec: MatVec, b: Vector, *, x0: Vector | None = None, batched: bool = False
+    ) -> Solution:
+        """x with (A + damping I) x ≈ b."""
+        system = LinearSystem(matvec, b, x0=x0, damping=self.damping, batched=batched)
+        x, r = system.start()
+        watch = Monitor(system, r, max_iter=self.max_iter, tol=self.tol)
+        # ⟨r, r - r'⟩ = step ⟨r, (A + damping I) r⟩ up to rounding in the products, of this order:
+        rounding = 100 * watch.epsilon * norm(system.b)
+        for i in range(self.max_iter):
+            if watch.idle():
+                break
+            x = torch.where(watch.active, x + self.step * r, x)
+            if i + 1 == self.max_iter and not self.certify:
+                watch.record(None)
+                break
+            previous, r = r, system.residual(x)
+            watch.note(dot(previous, previous - r) < -rounding * norm(previous))
+            watch.record(norm(r))
+        return watch.conclude(x, "FixedPoint", may_diverge=True)

@@ -65,7 +65,7 @@ class LowRank:
         return watch.conclude(x, "LowRank.solve")
 
     def preconditioner(self, damping: float, *, batched: bool = False) -> MatVec:
-        r"""r -> P⁻¹ r, an approximate inverse of A + damping I for `conjugate_gradient`.
+        r"""r -> P⁻¹ r, an approximate inverse of A + damping I for `ConjugateGradient`.
 
         .. math:: P^{-1} = (\lambda_{\min} + \mu)\, U (\Lambda + \mu I)^{-1} U^\top + I - U U^\top,
 

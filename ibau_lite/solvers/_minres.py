@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ibau_lite.solvers._solution import Monitor, Solution
+from ibau_lite.solvers._solution import Monitor, Solution, check_settings
 from ibau_lite.solvers._system import LinearSystem, MatVec, Vector, dot, norm
 
 
-def minres(
-    matvec: MatVec,
-    b: Vector,
-    *,
-    max_iter: int,
-    tol: float | None = None,
-    x0: Vector | None = None,
-    damping: float = 0.0,
-    batched: bool = False,
-) -> Solution:
+@dataclass(frozen=True)
+class MINRES:
     r"""Solve (A + damping I) x = b for a symmetric A + damping I, definite or not.
 
     .. math:: x_K = \arg\min_{x \,\in\, x_0 + \mathcal{K}_K} \|b - (A + \mu I)\,x\|_2 ,
@@ -32,26 +25,38 @@ def minres(
     with ⟨r, (A + μI) r⟩ < 0 was met.
 
     A singular system whose b is outside the range ends at a least-squares solution, with
-    `ConvergenceWarning`. Shapes, ``batched``, errors and other warnings as in `conjugate_gradient`.
+    `ConvergenceWarning`. Shapes, ``batched``, errors and other warnings as in `ConjugateGradient`.
 
     Source: Paige and Saunders 1975; the test of curvature: Liu and Roosta 2022, *MINRES: from
     negative curvature detection to monotonicity properties*.
     """
-    system = LinearSystem(matvec, b, x0=x0, damping=damping, batched=batched)
-    x, r = system.start()
-    watch = Monitor(system, r, max_iter=max_iter, tol=tol)
-    rotations = _Rotations(r)
-    for _ in range(max_iter):
-        if watch.idle():
-            break
-        tau, direction, negative, singular = rotations.advance(system.apply)
-        watch.note(negative)
-        watch.exhaust(singular)
-        x = torch.where(watch.active, x + tau * direction, x)
-        if (rows := watch.claims(rotations.phi)) is not None:
-            rotations.restart(rows, system.residual(x))  # should it fall short of the claim
-        watch.record(rotations.phi)
-    return watch.conclude(x, "minres", needs_definite=False, recurred=True)
+
+    max_iter: int
+    tol: float | None = None
+    damping: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def __call__(
+        self, matvec: MatVec, b: Vector, *, x0: Vector | None = None, batched: bool = False
+    ) -> Solution:
+        """x with (A + damping I) x ≈ b."""
+        system = LinearSystem(matvec, b, x0=x0, damping=self.damping, batched=batched)
+        x, r = system.start()
+        watch = Monitor(system, r, max_iter=self.max_iter, tol=self.tol)
+        rotations = _Rotations(r)
+        for _ in range(self.max_iter):
+            if watch.idle():
+                break
+            tau, direction, negative, singular = rotations.advance(system.apply)
+            watch.note(negative)
+            watch.exhaust(singular)
+            x = torch.where(watch.active, x + tau * direction, x)
+            if (rows := watch.claims(rotations.phi)) is not None:
+                rotations.restart(rows, system.residual(x))  # should it fall short of the claim
+            watch.record(rotations.phi)
+        return watch.conclude(x, "MINRES", needs_definite=False, recurred=True)
 
 
 class _Rotations:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ibau_lite.replay import recording
+from ibau_lite.kinds import checking
 from ibau_lite.solvers._system import LinearSystem, Vector, norm
 
 
@@ -27,46 +30,91 @@ class NegativeCurvatureWarning(SolverWarning):
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """An approximate solution of (A + damping I) x = b.
+    """An approximate solution x of (A + damping I) x = b, built like b.
 
-    ``x`` is built like b. ``residuals`` holds ‖b - (A + damping I) x_i‖₂ for x_0 … x_iterations, of
-    shape [iterations + 1], or [iterations + 1, k] for k right-hand sides. ``converged``: every
-    residual is at most tol·‖b‖ (without a tolerance: ten rounding units times ‖b‖).
-    ``negative_curvature``: a direction p with ⟨p, (A + damping I) p⟩ <= 0 was met. ``products``:
-    how many products with A were paid for.
+    The rest is computed when it is asked for, from the ``evidence`` of the solve. On an
+    accelerator that waits for the device.
     """
 
     x: Vector
-    iterations: int
-    residuals: Tensor = field(repr=False)
-    converged: bool
-    negative_curvature: bool
-    reason: str
-    products: int
+    evidence: Monitor = field(repr=False)
+
+    @property
+    def products(self) -> int:
+        """How many products with A were paid for."""
+        return self.evidence.system.products
+
+    @property
+    def iterations(self) -> int:
+        """How many steps the longest of the solves took."""
+        return int(self.evidence.steps.max())
+
+    @cached_property
+    def residuals(self) -> Tensor:
+        """‖b - (A + damping I) x_i‖₂ for x_0 … x_iterations: [iterations + 1], or [iterations + 1,
+        k] for k right-hand sides."""
+        sizes = self.evidence.sizes()
+        return sizes if self.evidence.system.layout.batched else sizes[:, 0]
+
+    @property
+    def residual(self) -> Tensor:
+        """The last of the `residuals`: a scalar, or [k]."""
+        return self.residuals[-1]
+
+    @property
+    def converged(self) -> bool:
+        """Every residual is at most tol·‖b‖ (without a tolerance: ten rounding units times ‖b‖)."""
+        return self.evidence.verdict.converged
+
+    @property
+    def negative_curvature(self) -> bool:
+        """A direction p with ⟨p, (A + damping I) p⟩ <= 0 was met."""
+        return bool(self.evidence.negative.any())
+
+    @property
+    def reason(self) -> str:
+        """Why the solve ended, in words."""
+        return self.evidence.verdict.reason
 
 
-def check_budget(max_iter: int, tol: float | None) -> None:
-    """ValueError where a solve has no meaningful end."""
-    if not isinstance(max_iter, Integral) or max_iter < 0:
-        raise ValueError(f"max_iter = {max_iter!r}; expected an integer >= 0")
+def check_settings(solver: Any) -> None:
+    """Raise ValueError where a solve has no meaningful end or no meaning."""
+    if not isinstance(solver.max_iter, Integral) or solver.max_iter < 0:
+        raise ValueError(f"max_iter = {solver.max_iter!r}; expected an integer >= 0")
+    check_tolerance(solver.tol)
+    if not (math.isfinite(solver.damping) and solver.damping >= 0):
+        raise ValueError(f"damping = {solver.damping}; expected a finite number >= 0")
+
+
+def check_tolerance(tol: float | None) -> None:
+    """Raise ValueError for a tolerance that no residual can be held to."""
     if tol is not None and not 0 <= tol < float("inf"):
         raise ValueError(
             f"tol = {tol!r}; expected None or a finite number >= 0, relative to the norm of b"
         )
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a solve amounts to, and the warning that it deserves (None: none)."""
+
+    converged: bool
+    reason: str
+    warning: SolverWarning | None = None
+
+
 class Monitor:
     """Watches the rows of a solve: which still run, which met negative curvature, which are not
     finite.
 
-    Everything stays on the device; `idle` is the one place that may wait for it, and it does so
-    only on a CPU (where nothing is to be waited for) or when a tolerance was asked for.
+    Everything stays on the device. `idle` may wait for it, but only on a CPU (where nothing is to
+    be waited for) or when a tolerance was asked for; the `verdict` does wait.
     """
 
     def __init__(
         self, system: LinearSystem, r: Tensor, *, max_iter: int, tol: float | None
     ) -> None:
-        check_budget(max_iter, tol)
+        check_tolerance(tol)
         self.system, self.max_iter, self.tol = system, max_iter, tol
         self.epsilon = torch.finfo(system.b.dtype).eps
         # So close to rounding a recurrence has nothing left to follow, and spoils what it found.
@@ -80,7 +128,7 @@ class Monitor:
 
     def idle(self) -> bool:
         """No row is running, as far as may be known without waiting for an accelerator."""
-        may_look = self.tol is not None or self.active.device.type == "cpu"
+        may_look = self.tol is not None or (self.active.device.type == "cpu" and checking())
         return may_look and not bool(self.active.any())
 
     def claims(self, size: Tensor) -> Tensor | None:
@@ -122,85 +170,83 @@ class Monitor:
         may_diverge: bool = False,
         recurred: bool = False,
     ) -> Solution:
-        """Build the `Solution`, and warn where it may be wrong; only here is the device waited
-        for, and not while its kernels are only recorded (a CUDA graph).
+        """Build the `Solution`, and warn where it may be wrong (unless within `unchecked`).
 
         Residuals that `recurred` go on to fall where the true one cannot follow: before such a one
         counts as converged it is computed from its definition, unless a claim (`tol`) did that.
         """
-        if recording():
-            return self._unseen(x)
+        self.x, self.name, self.recurred = x, name, recurred
+        self.needs_definite, self.may_diverge = needs_definite, may_diverge
+        if checking() and self.verdict.warning is not None:
+            warnings.warn(self.verdict.warning, stacklevel=3)  # the line that called the solver
+        self.system.release()  # what A keeps alive is not kept for the sake of the evidence
+        return Solution(self.system.layout.restore(torch.where(self.finite, x, torch.nan)), self)
+
+    def sizes(self) -> Tensor:
+        """The norms of the residuals: [iterations + 1, k]."""
+        self.verdict  # noqa: B018 (it may replace the last one by the true one)
+        return torch.stack(self.residuals[: int(self.steps.max()) + 1])[:, :, 0]
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """Whether it converged, and why it ended; the device is waited for."""
         steps = int(self.steps.max())
-        residuals = torch.stack(self.residuals[: steps + 1])[:, :, 0]
-        first, last = residuals[0], residuals[-1]
-        broken = not bool(self.finite.all() and torch.isfinite(x).all())
-        negative = bool(self.negative.any())
+        first = self.residuals[0]
+        last = self.residuals[: steps + 1][-1]
+        broken = not bool(self.finite.all() and torch.isfinite(self.x).all())
         checked = steps < len(self.residuals)
-        converged = checked and not broken and bool((last <= self.bound[:, 0]).all())
-        if converged and recurred and self.tol is None and steps:
-            residuals[-1] = last = norm(self.system.residual(x))[:, 0]
-            converged = bool((last <= self.bound[:, 0]).all())
-        grew = may_diverge and not broken and bool((last > first).any())
-        scale = norm(self.system.b)[:, 0]
+        converged = checked and not broken and bool((last <= self.bound).all())
+        if converged and self.recurred and self.tol is None and steps:
+            converged = not self.system.released
+            if converged:
+                self.residuals[steps] = last = norm(self.system.residual(self.x))
+                converged = bool((last <= self.bound).all())
+        scale = norm(self.system.b)
         relative = float((last / torch.where(scale > 0, scale, 1.0)).max())
         evidence = f"relative residual {relative:.3g} after {steps} iterations"
-
-        # Warnings carry no numbers, so that a solve repeated in a loop is reported once.
         if broken:
-            reason = f"not finite: b or a product holds NaN or inf; x is NaN there ({evidence})"
-            self._warn(f"{name}: not finite; x is NaN there", ConvergenceWarning)
-        elif converged:
-            reason = f"converged: {evidence}"
-        elif negative and needs_definite:
-            reason = f"negative curvature: the operator is not positive definite ({evidence})"
-            self._warn(
-                f"{name} met negative curvature: the operator is not positive definite and x is "
-                "not its solution. Use minres, more damping, or the form on the norm sphere",
-                NegativeCurvatureWarning,
+            return Verdict(
+                False,
+                f"not finite: b or a product holds NaN or inf; x is NaN there ({evidence})",
+                ConvergenceWarning(f"{self.name}: not finite; x is NaN there"),
             )
-        elif grew:
-            reason = (
-                f"diverging: the residual grew; step is too large for this operator ({evidence})"
+        if converged:
+            return Verdict(True, f"converged: {evidence}")
+        return self._failure(evidence, checked, bool((last > first).any()))
+
+    def _failure(self, evidence: str, checked: bool, grew: bool) -> Verdict:
+        """Why a solve with finite numbers did not converge.
+
+        Warnings carry no numbers, so that a solve repeated in a loop is reported once.
+        """
+        if bool(self.negative.any()) and self.needs_definite:
+            return Verdict(
+                False,
+                f"negative curvature: the operator is not positive definite ({evidence})",
+                NegativeCurvatureWarning(
+                    f"{self.name} met negative curvature: the operator is not positive definite "
+                    "and x is not its solution. Use MINRES, more damping, or the form on the norm "
+                    "sphere"
+                ),
             )
-            self._warn(f"{name} diverges: step is too large", ConvergenceWarning)
-        elif bool(self.exhausted.any()):
-            reason = (
+        if self.may_diverge and grew:
+            return Verdict(
+                False,
+                f"diverging: the residual grew; step is too large for this operator ({evidence})",
+                ConvergenceWarning(f"{self.name} diverges: step is too large"),
+            )
+        if bool(self.exhausted.any()):
+            return Verdict(
+                False,
                 "least squares: the operator is singular and b is not in its range, so that the "
-                f"residual cannot vanish ({evidence})"
+                f"residual cannot vanish ({evidence})",
+                ConvergenceWarning(f"{self.name}: singular system; x is a least-squares solution"),
             )
-            self._warn(
-                f"{name}: singular system; x is a least-squares solution", ConvergenceWarning
+        if self.tol is not None:
+            return Verdict(
+                False,
+                f"tolerance {self.tol:g} not reached: {evidence}, max_iter = {self.max_iter}",
+                ConvergenceWarning(f"{self.name} did not reach its tolerance"),
             )
-        elif self.tol is not None:
-            reason = f"tolerance {self.tol:g} not reached: {evidence}, max_iter = {self.max_iter}"
-            self._warn(f"{name} did not reach its tolerance", ConvergenceWarning)
-        else:
-            where = "" if checked else "; the residual is that of the iterate before x"
-            reason = f"stopped as asked, no tolerance given: {evidence}{where}"
-        layout = self.system.layout
-        return Solution(
-            x=layout.restore(torch.where(self.finite, x, torch.nan)),
-            iterations=steps,
-            residuals=residuals if layout.batched else residuals[:, 0],
-            converged=converged,
-            negative_curvature=negative,
-            reason=reason,
-            products=self.system.products,
-        )
-
-    def _unseen(self, x: Tensor) -> Solution:
-        """What can be said of a solve whose numbers will be there when it is replayed."""
-        layout = self.system.layout
-        residuals = torch.stack(self.residuals)[:, :, 0]
-        return Solution(
-            x=layout.restore(torch.where(self.finite, x, torch.nan)),
-            iterations=len(self.residuals) - 1,
-            residuals=residuals if layout.batched else residuals[:, 0],
-            converged=False,
-            negative_curvature=False,
-            reason="recorded in a CUDA graph: nothing is known until it is replayed",
-            products=self.system.products,
-        )
-
-    def _warn(self, message: str, category: type[SolverWarning]) -> None:
-        warnings.warn(message, category, stacklevel=4)  # the line that called the solver
+        where = "" if checked else "; the residual is that of the iterate before x"
+        return Verdict(False, f"stopped as asked, no tolerance given: {evidence}{where}")

@@ -97,13 +97,23 @@ class LinearSystem:
         self.x0 = None if x0 is None else self.layout.flatten(x0, "x0")
         self.damping = damping
         self.products = 0
-        self._matvec = self.layout.lift(matvec, "matvec(x)")
+        self._matvec: Callable[[Tensor], Tensor] | None = self.layout.lift(matvec, "matvec(x)")
 
     def apply(self, x: Tensor) -> Tensor:
         """(A + damping I) x: one product."""
+        if self._matvec is None:
+            raise RuntimeError("the solve has ended, and A is not known any more")
         self.products += 1
         image = self._matvec(x)
         return image + self.damping * x if self.damping else image
+
+    def release(self) -> None:
+        """Forget A, which may hold the activations of a network."""
+        self._matvec = None
+
+    @property
+    def released(self) -> bool:
+        return self._matvec is None
 
     def residual(self, x: Tensor) -> Tensor:
         """b - (A + damping I) x, from its definition: one product."""

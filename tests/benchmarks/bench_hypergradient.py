@@ -28,7 +28,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +38,7 @@ from ibau_lite.hypergrad import hypergradient
 from ibau_lite.minimax import Risk
 from ibau_lite.models import small_vgg
 from ibau_lite.replay import Replay
-from ibau_lite.solvers import SolverWarning, fixed_point
+from ibau_lite.solvers import FixedPoint, SolverWarning
 
 STEP, PENALTY = 0.1, 0.001
 
@@ -91,7 +90,7 @@ def problem(
     theta = dict(model.named_parameters())
 
     def step(k: int = products, *, certify: bool = False, fold: bool = True) -> list[Tensor]:
-        solver = partial(fixed_point, step=STEP, max_iter=k, certify=False) if k else None
+        solver = FixedPoint(step=STEP, max_iter=k, certify=False) if k else None
         i, o = folded if fold else (inner, outer)
         result = hypergradient(o, i, delta, theta, solver=solver, certify=certify)
         return list(result.total.values())

@@ -17,7 +17,6 @@ import resource
 import statistics
 import sys
 import warnings
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +26,7 @@ from ibau_lite.folding import fold_batchnorm
 from ibau_lite.hypergrad import L2Ball, hypergradient
 from ibau_lite.minimax import Risk
 from ibau_lite.models import small_vgg
-from ibau_lite.solvers import minres
+from ibau_lite.solvers import MINRES
 
 CONTENDERS = (
     "training step",
@@ -61,7 +60,7 @@ def once(name: str, count: int, products: int, device: str) -> None:
     if name == "published code":
         published(model, inner, outer, delta, products)
         return
-    solver = None if "naive" in name else partial(minres, max_iter=products)
+    solver = None if "naive" in name else MINRES(max_iter=products)
     theta = dict(model.named_parameters())
     hypergradient(outer, inner, delta, theta, solver=solver, constraint=L2Ball(4.0))
 

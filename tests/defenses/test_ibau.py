@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -26,7 +25,7 @@ from ibau_lite.minimax import (
     SparseBall,
     Within,
 )
-from ibau_lite.solvers import conjugate_gradient
+from ibau_lite.solvers import MINRES, ConjugateGradient
 from ibau_lite.training import Recipe, fit
 
 BRIEF = IBAUConfig(rounds=2, ball=Ball(1.0), inner=Ascent(2), batch_size=8, implicit_images=8)
@@ -154,7 +153,7 @@ def test_several_deltas_take_turns_each_in_its_own_set(model, clean, taken):
 
 
 def test_the_history_says_what_was_found_and_followed(model, clean):
-    solver = partial(conjugate_gradient, max_iter=3, damping=50.0)
+    solver = ConjugateGradient(max_iter=3, damping=50.0)
     config = replace(BRIEF, solver=solver, on_ball=False)
     result = ibau(model, clean, config=config)
     for row in result.history:
@@ -169,7 +168,7 @@ def test_the_history_says_what_was_found_and_followed(model, clean):
 
 @pytest.mark.filterwarnings("ignore::ibau_lite.solvers.SolverWarning")
 def test_trust_bounds_the_indirect_term_by_the_direct_one(model, clean):
-    solver = partial(conjugate_gradient, max_iter=3, damping=1.0)
+    solver = ConjugateGradient(max_iter=3, damping=1.0)
     runs = {
         trust: ibau(model, clean, config=replace(BRIEF, solver=solver, trust=trust)).model
         for trust in (None, 1e12, 1e-9)
@@ -258,7 +257,7 @@ def test_it_removes_a_backdoor_that_fine_tuning_leaves():
 
     config = IBAUConfig(
         rounds=4, ball=Ball(2.5), inner=Ascent(20), inner_images=200, stamped=0.3, batch_size=25,
-        solver=partial(conjugate_gradient, max_iter=2, damping=1.0), implicit_images=25, lr=3e-3,
+        solver=ConjugateGradient(max_iter=2, damping=1.0), implicit_images=25, lr=3e-3,
     )  # fmt: skip
     unlearned = ibau(network, clean, config=config)
     after = evaluate(unlearned.model, test, attack)
@@ -296,3 +295,9 @@ def test_a_penalty_counts_in_the_implicit_system_of_the_outer_batch(model, clean
     assert inner is same  # one object: forward and backward are shared
     assert penalised.penalty == 0.5 and outer.penalty == 0
     assert torch.equal(penalised.images, outer.images)
+
+
+@pytest.mark.parametrize("recipe", [IBAUConfig, IBAUConfig.exact, IBAUConfig.released])
+def test_equal_settings_are_equal_recipes(recipe):
+    assert recipe() == recipe()
+    assert recipe(solver=MINRES(max_iter=9)) != recipe()

@@ -142,5 +142,5 @@ def test_the_defaults_are_the_published_numbers():
         assert (recipe.batch_size, recipe.lr, recipe.stamped) == (100, 1e-3, 0.01)
         assert (recipe.implicit_images, recipe.inner_labels) == (100, "predicted")
         assert not recipe.on_ball and not recipe.decay and not recipe.flip and not recipe.shift
-        assert recipe.solver.keywords["step"] == 0.1 and recipe.solver.keywords["max_iter"] == 5
+        assert recipe.solver.step == 0.1 and recipe.solver.max_iter == 5
     assert IBAUConfig.released(rounds=1).rounds == 1

@@ -14,7 +14,7 @@ from ibau_lite.attacks import Attack
 from ibau_lite.data import Dataset
 from ibau_lite.defenses import REGISTRY, FineTuningConfig, IBAUConfig
 from ibau_lite.metrics import evaluate
-from ibau_lite.solvers import fixed_point
+from ibau_lite.solvers import FixedPoint
 
 CONFIG = FineTuningConfig(epochs=1, shift=0)
 
@@ -118,10 +118,13 @@ def test_an_unknown_defence_is_refused(dataset: Dataset, attack: Attack, poisone
 
 
 def test_a_solver_is_described_by_its_name_and_settings() -> None:
-    described = describe(IBAUConfig(solver=functools.partial(fixed_point, step=0.1, max_iter=5)))
+    described = describe(IBAUConfig(solver=FixedPoint(step=0.1, max_iter=5)))
     assert described["kind"] == "IBAUConfig"
     assert described["ball"] == {"kind": "Ball", "radius": 4.0, "norm": "l2"}
-    assert described["solver"] == {"function": "fixed_point", "step": 0.1, "max_iter": 5}
+    assert described["solver"] == {
+        "kind": "FixedPoint", "step": 0.1, "max_iter": 5, "tol": None, "damping": 0.0,
+        "certify": True,
+    }  # fmt: skip
     assert json.loads(json.dumps(described)) == described
 
 
@@ -137,9 +140,7 @@ def test_a_description_holds_what_differs_and_no_address() -> None:
     class Solver:
         pass
 
-    assert describe(functools.partial(fixed_point, 1)) != describe(
-        functools.partial(fixed_point, 2)
-    )
+    assert describe(functools.partial(pow, 1)) != describe(functools.partial(pow, 2))
     assert describe(Holder((1, 2))) == {"kind": "Holder", "values": [1, 2]}
     with pytest.raises(TypeError, match="cannot be described"):
         describe(Holder(Solver()))

@@ -190,7 +190,8 @@ def test_order_of_a_power_and_what_it_refuses():
 
 def test_newton_names_what_is_wrong():
     network = mlp(4, (3,), 3).double().eval()
-    risk = Risk(network, torch.rand(5, 1, 2, 2), torch.zeros(5, dtype=torch.long))
+    images = torch.rand(5, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    risk = Risk(network, images, torch.zeros(5, dtype=torch.long))
     theta = {name: p.detach() for name, p in network.named_parameters()}
     with pytest.raises(ValueError, match="no interior maximum found"):
         cv.newton(risk, torch.zeros(1, 2, 2, dtype=torch.float64), theta)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import pytest
@@ -20,7 +19,7 @@ from ibau_lite.theory.convergence import (
 from ibau_lite.theory.quadratic import Quadratic, quadratic
 
 from ibau_lite.hypergrad import ascent_step, hypergradient
-from ibau_lite.solvers import conjugate_gradient, fixed_point
+from ibau_lite.solvers import ConjugateGradient, FixedPoint
 
 quick = settings(deadline=None, max_examples=60)
 SIZES = st.floats(1e-3, 1e3)
@@ -53,8 +52,8 @@ def away(problem: Quadratic, theta: dict, distance: float, seed: int = 3) -> tor
 def solver(name: str, c: Constants, steps: int, damping: float = 0.0):
     if name == "fixed_point":
         step = optimal_step(c.mu_H + damping, c.L_H + damping)
-        return functools.partial(fixed_point, step=step, max_iter=steps, damping=damping)
-    return functools.partial(conjugate_gradient, max_iter=steps, damping=damping)
+        return FixedPoint(step=step, max_iter=steps, damping=damping)
+    return ConjugateGradient(max_iter=steps, damping=damping)
 
 
 def measured(problem: Quadratic, theta: dict, delta: torch.Tensor, solve) -> float:
@@ -173,7 +172,7 @@ def test_the_bound_is_attained_in_one_dimension(mu, eta_1, eta_2, rho_2, ell, e,
 
     theta = {"t": torch.zeros(1, dtype=torch.float64)}
     delta = torch.tensor([e], dtype=torch.float64)
-    solve = functools.partial(conjugate_gradient, max_iter=1)
+    solve = ConjugateGradient(max_iter=1)
     far = hypergradient(outer, inner, delta, theta, solver=solve).total["t"]
     true = hypergradient(outer, inner, 0 * delta, theta, solver=solve).total["t"]
     c = constants(
@@ -197,7 +196,7 @@ def test_the_term_of_rho_1_is_attained_to_first_order():
 
         theta = {"t": torch.zeros(1, dtype=torch.float64)}
         delta = torch.tensor([e], dtype=torch.float64)
-        solve = functools.partial(conjugate_gradient, max_iter=1)
+        solve = ConjugateGradient(max_iter=1)
         far = hypergradient(outer, inner, delta, theta, solver=solve).total["t"]
         true = hypergradient(outer, inner, 0 * delta, theta, solver=solve).total["t"]
         c = constants(
@@ -248,10 +247,8 @@ def test_solver_factors_hold_for_the_library_s_solvers(kappa, steps, seed):
     S, b = matrix(kappa, seed=seed), vector(8, seed + 100)
     x = torch.linalg.solve(S, b)
     solvers = {
-        "fixed_point": functools.partial(
-            fixed_point, step=optimal_step(1, kappa), max_iter=steps, certify=False
-        ),
-        "conjugate_gradient": functools.partial(conjugate_gradient, max_iter=steps),
+        "fixed_point": FixedPoint(step=optimal_step(1, kappa), max_iter=steps, certify=False),
+        "conjugate_gradient": ConjugateGradient(max_iter=steps),
     }
     for name, solve in solvers.items():
         left = (solve(lambda v: S @ v, b).x - x).norm() / x.norm()
@@ -262,7 +259,7 @@ def test_fixed_point_factor_is_attained_at_both_ends_of_the_spectrum():
     S = torch.diag(torch.tensor([1.0, 10.0], dtype=torch.float64))
     for b in S:
         x = torch.linalg.solve(S, b)
-        answer = fixed_point(lambda v: S @ v, b, step=optimal_step(1, 10), max_iter=7).x
+        answer = FixedPoint(step=optimal_step(1, 10), max_iter=7)(lambda v: S @ v, b).x
         left = float((answer - x).norm() / x.norm())
         assert math.isclose(left, solver_factor(10.0, 7, "fixed_point"), rel_tol=1e-9)
 

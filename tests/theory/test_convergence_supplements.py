@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import math
 import warnings
@@ -24,11 +23,11 @@ from ibau_lite.theory.quadratic import quadratic
 from ibau_lite.hypergrad import Sphere, ascent_step, hypergradient, spectrum
 from ibau_lite.minimax import Risk
 from ibau_lite.models import mlp
-from ibau_lite.solvers import SolverWarning, conjugate_gradient, fixed_point, minres
+from ibau_lite.solvers import MINRES, ConjugateGradient, FixedPoint, SolverWarning
 
 F64 = torch.float64
 quick = settings(deadline=None, max_examples=60)
-EXACT = functools.partial(conjugate_gradient, max_iter=200, tol=1e-13)
+EXACT = ConjugateGradient(max_iter=200, tol=1e-13)
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -167,7 +166,7 @@ def test_a_jump_of_the_hessian_breaks_the_second_order_law():
 def test_a_few_solver_steps_bend_the_slope_back_to_one():
     problem, theta = quadratic(10.0, moving=0.8)
     best, truth, u = problem.solution(theta), problem.gradient(theta), unit(12)
-    few = functools.partial(conjugate_gradient, max_iter=6)
+    few = ConjugateGradient(max_iter=6)
     distances = [1e3, 1e2, 1e-3, 1e-4]
     errors = [
         gap(hypergradient(problem.inner, problem.inner, best + r * u, theta, solver=few), truth)
@@ -187,7 +186,7 @@ def test_solver_steps_are_ascent_steps_on_a_quadratic():
         for _ in range(9):
             delta = step(delta, theta).detach()
             trail.append(delta)
-        few = functools.partial(fixed_point, step=0.12 * 1.0, max_iter=4)
+        few = FixedPoint(step=0.12 * 1.0, max_iter=4)
         implicit = hypergradient(problem.inner, problem.inner, trail[5], theta, solver=few).total
         naive = hypergradient(problem.inner, problem.inner, trail[9], theta, solver=None).total
         apart = float((implicit["theta"] - naive["theta"]).norm())
@@ -200,7 +199,7 @@ def test_the_indirect_term_is_a_correction_of_delta():
     delta = problem.solution(theta) + unit(12)
     rho_2 = problem.constants(theta, delta).rho_2
     for steps in (1, 3, 12):
-        solver = functools.partial(conjugate_gradient, max_iter=steps)
+        solver = ConjugateGradient(max_iter=steps)
         h = hypergradient(problem.inner, problem.inner, delta, theta, solver=solver)
         w = h.solution.x
         moved = hypergradient(problem.inner, problem.inner, delta + w, theta, solver=None)
@@ -295,10 +294,8 @@ def test_filter_factor_is_what_the_iteration_returns(eigenvalues, step, steps, d
     values = torch.tensor(eigenvalues, dtype=F64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SolverWarning)
-        ours = fixed_point(
-            lambda v: values * v, torch.ones_like(values), step=step, max_iter=steps,
-            damping=damping, certify=False,
-        ).x  # fmt: skip
+        solve = FixedPoint(step=step, max_iter=steps, damping=damping, certify=False)
+        ours = solve(lambda v: values * v, torch.ones_like(values)).x
     factors = filter_factor(values, step=step, steps=steps, damping=damping)
     scale = float(1 + (1 + step * (values + damping).abs().max()) ** steps)
     torch.testing.assert_close(ours, factors, rtol=1e-8, atol=1e-10 * scale)
@@ -483,7 +480,7 @@ def test_measured_error_on_the_sphere_is_under_the_bound(seed, tilt):
         delta = m.away(length)
         c = m.constants(delta)
         for steps in (2, 20):
-            solver = functools.partial(minres, max_iter=steps)
+            solver = MINRES(max_iter=steps)
             h = hypergradient(m.outer, m.inner, delta, m.theta, solver=solver, constraint=Sphere())
             exact = hypergradient(
                 m.outer, m.inner, delta, m.theta, solver=EXACT, constraint=Sphere()
