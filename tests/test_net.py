@@ -11,22 +11,19 @@ import torch
 
 from ibau_lite import hypergrad as hg
 from ibau_lite import minimax as mm
+from ibau_lite import sets as st
 from ibau_lite import solvers as sv
 from ibau_lite.data import Labelled
 from ibau_lite.defenses import IBAUConfig, ibau, naive
 from ibau_lite.models import small_cnn
 
 STORE = Path(__file__).with_name("net.json")
-BALLS = {"l2": mm.Ball(0.5), "linf": mm.Ball(0.1, "linf"), "l1": mm.SparseBall(2.0)}
+BALLS = {"l2": st.L2Ball(0.5), "linf": st.LinfBall(0.1), "l1": st.L1Ball(2.0)}
 BALLS |= {
-    "window": mm.Within(mm.Ball(0.5), mm.Window(1, 1, 3)),
-    "blocks": mm.Within(mm.Ball(0.5), mm.Blocks(2)),
+    "window": st.Within(st.L2Ball(0.5), st.Window(1, 1, 3)),
+    "blocks": st.Within(st.L2Ball(0.5), st.Blocks(2)),
 }
-TANGENTS = {
-    "none": None, "sphere": hg.Sphere(), "l2": hg.L2Ball(0.5), "linf": hg.LinfBall(0.1),
-    "l1": hg.L1Ball(2.0), "window": hg.InSubspace(mm.Window(1, 1, 3), hg.L2Ball(0.5)),
-    "blocks": hg.InSubspace(mm.Blocks(2), hg.L2Ball(0.5)),
-}  # fmt: skip
+TANGENTS = {"none": None, "sphere": st.Sphere(), **BALLS}
 SOLVERS = {
     "fixed": sv.FixedPoint(step=0.1, max_iter=5),
     "fixed_bare": sv.FixedPoint(step=0.1, max_iter=5, certify=False),
@@ -38,7 +35,7 @@ SOLVERS = {
 SEARCHES = {
     "ascent": mm.Ascent(4), "momentum": mm.Ascent(4, momentum=0.5, starts=2),
     "scouted": mm.Scouted(mm.Ascent(3)), "aimed": mm.Aimed(mm.Ascent(3), images=4),
-    "union": mm.AimedUnion(mm.Ascent(3), images=4, scouts=mm.SparseBall(2.0), patch=1.0),
+    "union": mm.AimedUnion(mm.Ascent(3), images=4, scouts=st.L1Ball(2.0), patch=1.0),
     "one_pass": mm.OnePass(1.0, batch_size=4),
 }  # fmt: skip
 
@@ -78,7 +75,7 @@ def numbers(dtype):
     out["lanczos"] = told(sv.lanczos(lambda v: matrix @ v, 9, 4, dtype=dtype).values)
     for name, ball in BALLS.items():
         out[f"set {name}"] = told(
-            ball.project(delta), ball.steepest(delta), ball.length(delta), ball.dual(delta)
+            ball.project(delta), ball.lmo(delta), ball.norm(delta), ball.dual_norm(delta)
         )
         at = ball.project(3 * delta)
         for kind in ("cg", "minres", "fixed_bare"):
@@ -88,7 +85,7 @@ def numbers(dtype):
                 )
                 out[f"hyper {name} {kind} {key}"] = told(h.direct, h.indirect, h.total, h.residual)
     at = BALLS["l2"].project(3 * delta)
-    for options in ({"sense": "min"}, {"certify": False}, {"constraint": hg.Sphere()}):
+    for options in ({"sense": "min"}, {"certify": False}, {"constraint": st.Sphere()}):
         for inner in (risk, part):
             h = hg.hypergradient(risk, inner, at, theta, solver=SOLVERS["minres"], **options)
             out[f"hyper {sorted(options)} {inner is risk}"] = told(h.total, h.indirect)

@@ -23,8 +23,9 @@ from ibau_lite.defenses import FineTuningConfig, IBAUConfig, fine_tuning, ibau
 from ibau_lite.experiments import first_run
 from ibau_lite.experiments.records import append, provenance, read
 from ibau_lite.metrics import evaluate
-from ibau_lite.minimax import Ascent, Ball, Risk
+from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.models import mlp
+from ibau_lite.sets import L2Ball
 from ibau_lite.theory.generalisation_networks import (
     Capacity,
     capacity,
@@ -91,7 +92,7 @@ def worst_delta(
         if restart:
             start = torch.randn(part.images.shape[1:], generator=generator).to(device)
             start = radius * start / torch.linalg.vector_norm(start)
-        delta = Ascent(steps)(risk, theta, Ball(radius), start).delta
+        delta = Ascent(steps)(risk, theta, L2Ball(radius), start).delta
         moved = margins(scores(model, part.images + delta), part.labels.cpu())
         found.append((float(margin_error(moved)), delta))
     error, delta = max(found, key=lambda pair: pair[0])

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ibau_lite.hypergrad._constraints import Constraint
 from ibau_lite.hypergrad._gradient_graph import Objective, Parameters, evaluate, leaves, pull_back
 from ibau_lite.hypergrad._implicit_system import ImplicitSystem, Sense, Solver, sign_of
+from ibau_lite.sets import Constraint
 from ibau_lite.solvers import Solution
 
 

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ibau_lite.hypergrad._constraints import INTERIOR, Constraint
 from ibau_lite.hypergrad._gradient_graph import GradientGraph, Objective, Parameters
+from ibau_lite.sets import INTERIOR, Constraint
 from ibau_lite.solvers import MatVec, Solution
 
 Solver = Callable[[MatVec, Tensor], Solution]
@@ -53,8 +53,8 @@ class ImplicitSystem:
         self.tangent = INTERIOR
         if not (constraint is None or hasattr(constraint, "tangent")):
             raise TypeError(
-                f"constraint: L2Ball, LinfBall, L1Ball, Sphere or None of ibau_lite.hypergrad is "
-                f"expected, got {constraint!r}"
+                "constraint is a set of ibau_lite.sets, as L2Ball(4.0), or None, "
+                f"got {constraint!r}"
             )
         if constraint is not None:
             self.tangent = constraint.tangent(delta.detach(), self.sign * self.graph.gradient)
