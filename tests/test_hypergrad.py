@@ -787,3 +787,41 @@ def test_what_is_no_set_is_no_constraint():
             solver=MINRES(max_iter=1),
             constraint=4.0,
         )
+
+
+def without_theta():
+    """A network, its parameters, and H of a caller who forgot functional_call."""
+    model = torch.nn.Linear(2, 1).double()
+    theta = dict(model.named_parameters())
+    return theta, lambda delta, theta: -(model(delta) ** 2).sum() - (delta**4).sum()
+
+
+@pytest.mark.parametrize(
+    "entrance",
+    [
+        lambda h, d, t: hypergradient(h, h, d, t, solver=EXACT),
+        lambda h, d, t: hypergradient(lambda d, t: t["weight"].sum(), h, d, t, solver=EXACT),
+        lambda h, d, t: hypergradient(h, h, d, t, solver=None),
+        lambda h, d, t: inverse_hvp(h, d, t, d, solver=EXACT),
+        lambda h, d, t: response_jacobian(h, d, t),
+        lambda h, d, t: response_vjp(h, d, t, d, solver=EXACT),
+        lambda h, d, t: response_jvp(h, d, t, t, solver=EXACT),
+        lambda h, d, t: unrolled_hypergradient(h, ascent_step(h, 0.1), d, t, steps=2),
+        lambda h, d, t: unrolled_hypergradient(h, ascent_step(h, 0.1), d, t, steps=2, truncate=0),
+    ],
+)
+def test_a_function_that_forgets_theta_is_refused(entrance):
+    theta, forgetful = without_theta()
+    with pytest.raises(ValueError, match="reaches no entry of theta.*functional_call"):
+        entrance(forgetful, torch.ones(2).double(), theta)
+
+
+def test_an_outer_function_of_delta_alone_is_fine():
+    theta = {"w": torch.tensor([1.0, 2.0]).double(), "unused": torch.ones(1).double()}
+    found = hypergradient(
+        lambda d, t: (3 * d).sum(),
+        lambda d, t: -((d - t["w"]) ** 2).sum(),
+        theta["w"].clone(), theta, solver=EXACT,
+    )  # fmt: skip
+    close(found.total["w"], torch.full((2,), 3.0).double())
+    assert not found.direct["w"].any() and not found.total["unused"].any()
