@@ -8,21 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from ibau_lite.minimax import (
-    Aimed,
-    AimedUnion,
-    Ascent,
-    Ball,
-    Blocks,
-    Risk,
-    SparseBall,
-    Window,
-    Within,
-)
+from ibau_lite.minimax import Aimed, AimedUnion, Ascent, Risk
+from ibau_lite.sets import Blocks, L1Ball, L2Ball, Window, Within
 
 CLASSES, SIDE, F64 = 3, 4, torch.float64
-BALL = Ball(0.6)
-SEARCH = AimedUnion(Ascent(12), images=6, scouts=SparseBall(1.0, 0.1), patch=2.0)
+BALL = L2Ball(0.6)
+SEARCH = AimedUnion(Ascent(12), images=6, scouts=L1Ball(1.0, 0.1), patch=2.0)
 
 
 class Backdoored(nn.Module):
@@ -72,7 +63,7 @@ def test_every_delta_lies_in_the_set_that_it_names():
     regions = list(dict.fromkeys(maximum.region for maximum in found))
     assert regions[0] == BALL and regions[1] == Within(BALL, Blocks(2))
     # of the windows that hold the corner pixel
-    assert regions[2].ball == Ball(2.0) and regions[2].subspace == Window(2, 2, 2)
+    assert regions[2].ball == L2Ball(2.0) and regions[2].subspace == Window(2, 2, 2)
     for maximum in found:
         torch.testing.assert_close(maximum.region.project(maximum.delta), maximum.delta)
 
@@ -91,7 +82,7 @@ class Steep(nn.Module):
 
 def test_the_aim_is_what_sparse_changes_lead_to_and_what_leads_elsewhere_is_dropped():
     risk = Risk(Steep().eval(), torch.zeros(8, 1, SIDE, SIDE, dtype=F64), torch.zeros(8).long())
-    theta, ball = dict(risk.model.named_parameters()), Ball(2.0)
+    theta, ball = dict(risk.model.named_parameters()), L2Ball(2.0)
     highest = Aimed(Ascent(12))(risk, theta, ball)
     assert max(highest.climbs) == highest.climbs[1]  # in the ball the other class stands higher
     found = SEARCH(risk, theta, ball)

@@ -12,11 +12,6 @@ from hypothesis import strategies as st
 
 from ibau_lite.hypergrad import (
     GradientGraph,
-    InSubspace,
-    L1Ball,
-    L2Ball,
-    LinfBall,
-    Sphere,
     ascent_step,
     gauss_newton,
     hypergradient,
@@ -27,7 +22,7 @@ from ibau_lite.hypergrad import (
     spectrum,
     unrolled_hypergradient,
 )
-from ibau_lite.minimax import Ball, SparseBall
+from ibau_lite.sets import L1Ball, L2Ball, LinfBall, Sphere, Within
 from ibau_lite.solvers import (
     MINRES,
     ConjugateGradient,
@@ -404,7 +399,7 @@ def test_linf_ball_holds_the_coordinates_at_the_bound():
 
 
 def test_l1_ball_moves_on_its_face():
-    m, ball = Smooth(), SparseBall(0.1)
+    m, ball = Smooth(), L1Ball(0.1)
 
     def solve(theta):
         d = torch.zeros(D).double()
@@ -413,7 +408,7 @@ def test_l1_ball_moves_on_its_face():
         return d
 
     delta = solve(m.theta)
-    assert 1 < (delta != 0).sum() < D and ball.length(delta) == pytest.approx(ball.radius)
+    assert 1 < (delta != 0).sum() < D and ball.norm(delta) == pytest.approx(ball.radius)
     face = L1Ball(ball.radius)
     h = hypergradient(m.outer, m.inner, delta, m.theta, solver=EXACT, constraint=face)
     jacobian = response_jacobian(m.inner, delta, m.theta, constraint=face)
@@ -442,7 +437,7 @@ def test_in_a_subspace_it_is_the_problem_of_fewer_variables(radius):
         z = newton_on_sphere(inner, m.theta, radius, torch.ones(2).double())
         assert gradient(inner, z, m.theta) @ z > 0  # the bound is active
     ball = None if radius is None else L2Ball(radius)
-    within = InSubspace(lambda v: basis @ (basis.T @ v), ball)
+    within = Within(ball, lambda v: basis @ (basis.T @ v))
     few = hypergradient(outer, inner, z, m.theta, solver=EXACT, constraint=ball)
     ours = hypergradient(m.outer, m.inner, basis @ z, m.theta, solver=EXACT, constraint=within)
     for name in m.theta:
@@ -781,14 +776,52 @@ def test_attention_has_a_second_derivative():
     torch.testing.assert_close(found, torch.tensordot(hessian, v))
 
 
-def test_a_set_of_the_search_is_no_constraint():
+def test_what_is_no_set_is_no_constraint():
     theta = {"w": torch.ones(2)}
-    with pytest.raises(TypeError, match="constraint: L2Ball, .* got Ball"):
+    with pytest.raises(TypeError, match="set of ibau_lite.sets, .* got 4.0"):
         hypergradient(
             lambda d, t: (d * t["w"]).sum(),
             lambda d, t: (d * t["w"]).pow(2).sum(),
             torch.zeros(2),
             theta,
             solver=MINRES(max_iter=1),
-            constraint=Ball(4.0),
+            constraint=4.0,
         )
+
+
+def without_theta():
+    """A network, its parameters, and H of a caller who forgot functional_call."""
+    model = torch.nn.Linear(2, 1).double()
+    theta = dict(model.named_parameters())
+    return theta, lambda delta, theta: -(model(delta) ** 2).sum() - (delta**4).sum()
+
+
+@pytest.mark.parametrize(
+    "entrance",
+    [
+        lambda h, d, t: hypergradient(h, h, d, t, solver=EXACT),
+        lambda h, d, t: hypergradient(lambda d, t: t["weight"].sum(), h, d, t, solver=EXACT),
+        lambda h, d, t: hypergradient(h, h, d, t, solver=None),
+        lambda h, d, t: inverse_hvp(h, d, t, d, solver=EXACT),
+        lambda h, d, t: response_jacobian(h, d, t),
+        lambda h, d, t: response_vjp(h, d, t, d, solver=EXACT),
+        lambda h, d, t: response_jvp(h, d, t, t, solver=EXACT),
+        lambda h, d, t: unrolled_hypergradient(h, ascent_step(h, 0.1), d, t, steps=2),
+        lambda h, d, t: unrolled_hypergradient(h, ascent_step(h, 0.1), d, t, steps=2, truncate=0),
+    ],
+)
+def test_a_function_that_forgets_theta_is_refused(entrance):
+    theta, forgetful = without_theta()
+    with pytest.raises(ValueError, match="reaches no entry of theta.*functional_call"):
+        entrance(forgetful, torch.ones(2).double(), theta)
+
+
+def test_an_outer_function_of_delta_alone_is_fine():
+    theta = {"w": torch.tensor([1.0, 2.0]).double(), "unused": torch.ones(1).double()}
+    found = hypergradient(
+        lambda d, t: (3 * d).sum(),
+        lambda d, t: -((d - t["w"]) ** 2).sum(),
+        theta["w"].clone(), theta, solver=EXACT,
+    )  # fmt: skip
+    close(found.total["w"], torch.full((2,), 3.0).double())
+    assert not found.direct["w"].any() and not found.total["unused"].any()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from ibau_lite import hypergrad
 from ibau_lite.attacks import Blend
 from ibau_lite.defenses import (
     ANPConfig,
@@ -19,7 +18,8 @@ from ibau_lite.defenses import (
     NADConfig,
 )
 from ibau_lite.kinds import check_kinds
-from ibau_lite.minimax import Ascent, Ball
+from ibau_lite.minimax import Ascent
+from ibau_lite.sets import L2Ball, LinfBall
 from ibau_lite.training import Recipe
 
 
@@ -78,8 +78,8 @@ def test_what_does_not_is_named(field: str, value: object, says: str) -> None:
         (lambda: EarlyStopping(patience=1.5), "patience is a whole number"),
         (lambda: Recipe(epochs="3"), "epochs is a whole number"),
         (lambda: DPConfig(epochs=1.5), "epochs is a whole number"),
-        (lambda: Ball("4"), "radius is a number"),
-        (lambda: hypergrad.L2Ball("4"), "radius is a number"),
+        (lambda: L2Ball("4"), "radius is a number"),
+        (lambda: LinfBall("4"), "radius is a number"),
         (lambda: Ascent(2.5), "steps is a whole number"),
         (lambda: Blend("x"), "alpha is a number"),
         (lambda: Blend(True), "alpha is a number"),

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ibau_lite import models
-from ibau_lite.minimax import Aimed, Ascent, Ball, OnePass, Risk, Scouted
+from ibau_lite.minimax import Aimed, Ascent, OnePass, Risk, Scouted
+from ibau_lite.sets import L2Ball, LinfBall
 
 CLASSES, SHAPE = 3, (1, 2, 2)
-NORMS = ["l2", "linf"]
+BALLS = {"l2": L2Ball, "linf": LinfBall}
+NORMS = list(BALLS)
 F64 = torch.float64
 quick = settings(deadline=None, max_examples=40)
 
@@ -67,7 +69,7 @@ def norm_of(delta: torch.Tensor, norm: str) -> float:
 @quick
 @given(POINTS, RADII, st.sampled_from(NORMS), st.integers(0, 10_000))
 def test_the_projection_is_the_nearest_point_of_the_ball(entries, radius, norm, seed):
-    ball, point = Ball(radius, norm), torch.tensor(entries, dtype=F64)
+    ball, point = BALLS[norm](radius), torch.tensor(entries, dtype=F64)
     nearest = ball.project(point)
     assert norm_of(nearest, norm) <= radius * (1 + 1e-12)
     torch.testing.assert_close(ball.project(nearest), nearest, rtol=1e-14, atol=0)
@@ -83,14 +85,14 @@ def test_the_projection_is_the_nearest_point_of_the_ball(entries, radius, norm, 
 @given(POINTS, st.sampled_from(NORMS))
 def test_points_inside_do_not_move_by_a_bit(entries, norm):
     point = torch.tensor(entries, dtype=F64)
-    assert torch.equal(Ball(norm_of(point, norm) * 1.01 + 1.0, norm).project(point), point)
+    assert torch.equal(BALLS[norm](norm_of(point, norm) * 1.01 + 1.0).project(point), point)
 
 
 @quick
 @given(POINTS, st.sampled_from(NORMS))
 def test_the_steepest_direction_attains_the_dual_norm(entries, norm):
     gradient = torch.tensor(entries, dtype=F64)
-    direction = Ball(1.0, norm).steepest(gradient)
+    direction = BALLS[norm](1.0).lmo(gradient)
     dual = math.hypot(*entries) if norm == "l2" else sum(map(abs, entries))
     assert norm_of(direction, norm) <= 1 + 1e-12
     assert float(direction @ gradient) == pytest.approx(dual, rel=1e-9, abs=1e-300)
@@ -98,31 +100,26 @@ def test_the_steepest_direction_attains_the_dual_norm(entries, norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_no_gradient_no_direction(norm):
-    assert torch.equal(Ball(1.0, norm).steepest(torch.zeros(3)), torch.zeros(3))
+    assert torch.equal(BALLS[norm](1.0).lmo(torch.zeros(3)), torch.zeros(3))
 
 
 @pytest.mark.parametrize("size", [1e-15, 1e-23, 1e-30, 1e-37])
 def test_a_gradient_whose_squares_vanish_in_float32_still_has_a_direction_of_length_one(size):
-    direction = Ball(1.0).steepest(torch.tensor([3.0, -4.0]) * size)
+    direction = L2Ball(1.0).lmo(torch.tensor([3.0, -4.0]) * size)
     torch.testing.assert_close(direction, torch.tensor([0.6, -0.8]))
 
 
 def test_length_and_gradient_shape():
     delta = draw(*SHAPE)
-    assert float(Ball(1.0).length(delta)) == pytest.approx(norm_of(delta.flatten(), "l2"))
-    assert float(Ball(1.0, "linf").length(delta)) == norm_of(delta.flatten(), "linf")
-    assert Ball(1e-3).project(delta).shape == delta.shape
+    assert float(L2Ball(1.0).norm(delta)) == pytest.approx(norm_of(delta.flatten(), "l2"))
+    assert float(LinfBall(1.0).norm(delta)) == norm_of(delta.flatten(), "linf")
+    assert L2Ball(1e-3).project(delta).shape == delta.shape
 
 
 @pytest.mark.parametrize("radius", [0.0, -1.0, math.inf, math.nan])
 def test_a_ball_needs_a_radius(radius):
     with pytest.raises(ValueError, match="radius must be a positive finite number"):
-        Ball(radius)
-
-
-def test_a_ball_of_another_norm_is_refused():
-    with pytest.raises(ValueError, match="'l2' or 'linf', got 'l1'"):
-        Ball(1.0, "l1")
+        L2Ball(radius)
 
 
 # --- H ------------------------------------------------------------------------------------------
@@ -235,9 +232,9 @@ def test_the_network_decides_in_which_numbers_h_is_computed(dtype):
     model = smooth_network(dtype=dtype)
     risk = risk_of(model)
     risk = Risk(model, risk.images.float(), risk.labels, chunk=3)
-    found = Ascent(2)(risk, theta_of(model), Ball(1.0))
+    found = Ascent(2)(risk, theta_of(model), L2Ball(1.0))
     assert found.delta.dtype == found.values.dtype == dtype
-    assert OnePass(1.0)(risk, theta_of(model), Ball(1.0)).delta.dtype == dtype
+    assert OnePass(1.0)(risk, theta_of(model), L2Ball(1.0)).delta.dtype == dtype
 
 
 @pytest.mark.parametrize(
@@ -298,10 +295,10 @@ def concave_risk(scale: float = 2.0, seed: int = 0) -> Risk:
     return Risk(model, images, labels, penalty=penalty)
 
 
-def everywhere_in(ball: Ball, resolution: int = 201) -> torch.Tensor:
+def everywhere_in(ball: L2Ball | LinfBall, resolution: int = 201) -> torch.Tensor:
     """A grid of the whole ball in the plane, its boundary included: [n, 1, 1, 2]."""
     line = torch.linspace(-1, 1, resolution, dtype=F64)
-    if ball.norm == "linf":
+    if isinstance(ball, LinfBall):
         points = torch.cartesian_prod(line, line)
     else:
         turns, sizes = torch.meshgrid(math.pi * line, (line + 1) / 2, indexing="ij")
@@ -309,7 +306,7 @@ def everywhere_in(ball: Ball, resolution: int = 201) -> torch.Tensor:
     return ball.radius * points.reshape(-1, *PLANE)
 
 
-def brute_force(risk: Risk, ball: Ball) -> float:
+def brute_force(risk: Risk, ball: L2Ball | LinfBall) -> float:
     """The maximum of H over a grid of the ball, and over a finer one around its best point."""
     weight, bias = (p.detach() for p in risk.model.parameters())
 
@@ -320,8 +317,8 @@ def brute_force(risk: Risk, ball: Ball) -> float:
 
     coarse = everywhere_in(ball)
     values = h(coarse)
-    fine = coarse[values.argmax()] + everywhere_in(Ball(0.02 * ball.radius, "linf"), 101)
-    inside = torch.tensor([norm_of(d.flatten(), ball.norm) <= ball.radius for d in fine])
+    fine = coarse[values.argmax()] + everywhere_in(LinfBall(0.02 * ball.radius), 101)
+    inside = torch.tensor([float(ball.norm(d)) <= ball.radius for d in fine])
     return max(float(values.max()), float(h(fine[inside]).max()))
 
 
@@ -329,14 +326,14 @@ def brute_force(risk: Risk, ball: Ball) -> float:
 @pytest.mark.parametrize("radius", [0.02, 0.5], ids=["on the boundary", "inside"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_ascent_arrives_at_the_maximum_of_a_concave_problem(norm, radius, seed):
-    risk, ball = concave_risk(seed=seed), Ball(radius, norm)
+    risk, ball = concave_risk(seed=seed), BALLS[norm](radius)
     theta, best = theta_of(risk.model), brute_force(risk, ball)
     start = risk(torch.zeros(PLANE, dtype=F64), theta).item()
     assert best - start > 1e-3  # there is something to climb
     found = Ascent(steps=100)(risk, theta, ball)
     assert found.value == pytest.approx(best, abs=2e-3 * (best - start))
-    assert float(ball.length(found.delta)) <= radius * (1 + 1e-12)
-    on_boundary = float(ball.length(found.delta)) > 0.99 * radius
+    assert float(ball.norm(found.delta)) <= radius * (1 + 1e-12)
+    on_boundary = float(ball.norm(found.delta)) > 0.99 * radius
     assert on_boundary == (radius == 0.02)  # both cases are what their names say
     assert found.gap >= best - found.value - 1e-12
     if on_boundary:  # there the certificate is sharp: the steps follow a corner or an arc
@@ -346,7 +343,7 @@ def test_the_ascent_arrives_at_the_maximum_of_a_concave_problem(norm, radius, se
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 50), st.floats(0.01, 5.0), st.sampled_from(NORMS), st.integers(1, 4))
 def test_the_gap_bounds_what_is_missing_of_a_concave_maximum(seed, radius, norm, steps):
-    risk, ball = concave_risk(seed=seed), Ball(radius, norm)
+    risk, ball = concave_risk(seed=seed), BALLS[norm](radius)
     theta = theta_of(risk.model)
     found = Ascent(steps)(risk, theta, ball, start=draw(*PLANE, seed=seed))
     better = Ascent(20)(risk, theta, ball)
@@ -354,7 +351,7 @@ def test_the_gap_bounds_what_is_missing_of_a_concave_maximum(seed, radius, norm,
 
 
 def test_the_gap_is_that_of_the_returned_point():
-    risk, ball = concave_risk(), Ball(0.5)
+    risk, ball = concave_risk(), L2Ball(0.5)
     theta = theta_of(risk.model)
     found = Ascent(3)(risk, theta, ball)
     _, gradient = risk.value_and_gradient(found.delta, theta)
@@ -365,7 +362,7 @@ def test_the_gap_is_that_of_the_returned_point():
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_iterate_is_recorded_and_the_best_one_returned(norm):
     model = smooth_network()
-    risk, theta, ball = risk_of(model, 30), theta_of(model), Ball(0.7, norm)
+    risk, theta, ball = risk_of(model, 30), theta_of(model), BALLS[norm](0.7)
     ascent = Ascent(steps=8, step=2.0)  # too long a step: the last is not the best
     delta, values, points = torch.zeros(SHAPE, dtype=F64), [], []
     for t in range(9):
@@ -386,7 +383,7 @@ def test_every_iterate_is_recorded_and_the_best_one_returned(norm):
 
 
 def test_a_start_that_is_the_maximum_is_returned_and_one_outside_is_projected():
-    risk, ball = concave_risk(), Ball(0.4)
+    risk, ball = concave_risk(), L2Ball(0.4)
     theta = theta_of(risk.model)
     first = Ascent(100)(risk, theta, ball)
     again = Ascent(3)(risk, theta, ball, start=first.delta)
@@ -402,7 +399,7 @@ def test_the_start_and_the_network_are_left_alone():
     start = draw(*SHAPE)
     before = start.clone(), {name: p.clone() for name, p in theta_of(model).items()}
     for search in (Ascent(2), OnePass(1.0), OnePass(1.0, "adam")):
-        search(risk_of(model), theta_of(model), Ball(0.1), start=start)
+        search(risk_of(model), theta_of(model), L2Ball(0.1), start=start)
     assert torch.equal(start, before[0]) and not start.requires_grad and start.grad is None
     for name, p in model.named_parameters():
         assert torch.equal(p, before[1][name]) and p.grad is None
@@ -424,7 +421,7 @@ class TwoHills(nn.Module):
 def test_several_starts_find_the_hill_that_one_start_misses():
     image, label = torch.zeros(1, 1, 1, 1, dtype=F64), torch.tensor([0])
     model = TwoHills().eval()
-    risk, ball = Risk(model, image, label), Ball(1.0)
+    risk, ball = Risk(model, image, label), L2Ball(1.0)
     near = torch.full((1, 1, 1), 0.2, dtype=F64)
     alone = Ascent(30)(risk, theta_of(model), ball, near)
     several = Ascent(30, starts=6)(risk, theta_of(model), ball, near)
@@ -441,7 +438,7 @@ def test_scouts_find_the_hill_that_all_images_together_miss():
     image = torch.zeros(8, 1, 1, 1, dtype=F64)
     image[-1] = -0.6  # seven stand at the foot of the low hill, one at that of the high one
     model = TwoHills().eval()
-    risk, ball = Risk(model, image, torch.zeros(8, dtype=torch.long), chunk=3), Ball(1.0)
+    risk, ball = Risk(model, image, torch.zeros(8, dtype=torch.long), chunk=3), L2Ball(1.0)
     near = torch.full((1, 1, 1), 0.2, dtype=F64)
     climb = Ascent(30)
     together = climb(risk, theta_of(model), ball, near)
@@ -456,7 +453,7 @@ def test_scouts_find_the_hill_that_all_images_together_miss():
 
 def test_more_parts_than_images_are_as_many_parts_as_images():
     risk = risk_of(smooth_network())
-    found = Scouted(Ascent(2), parts=1000)(risk, theta_of(risk.model), Ball(0.5))
+    found = Scouted(Ascent(2), parts=1000)(risk, theta_of(risk.model), L2Ball(0.5))
     assert len(found.climbs) == len(risk) and found.value >= max(found.climbs)
 
 
@@ -476,7 +473,7 @@ class TwoWays(nn.Module):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_aiming_at_a_class_finds_the_hill_that_an_ascent_does_not_see(norm):
-    model, ball = TwoWays().eval(), Ball(2.0, norm)
+    model, ball = TwoWays().eval(), BALLS[norm](2.0)
     risk = Risk(model, torch.zeros(6, 1, 1, 1, dtype=F64), torch.zeros(6, dtype=torch.int64))
     alone = Ascent(12)(risk, theta_of(model), ball)
     found = Aimed(Ascent(12), images=2, finals=1)(risk, theta_of(model), ball)
@@ -488,7 +485,7 @@ def test_aiming_at_a_class_finds_the_hill_that_an_ascent_does_not_see(norm):
 
 
 def test_a_scout_is_an_ascent_on_minus_the_loss_towards_its_class():
-    model, ball, climb = smooth_network(), Ball(0.6), Ascent(5)
+    model, ball, climb = smooth_network(), L2Ball(0.6), Ascent(5)
     risk, theta = risk_of(model, 9, penalty=0.3), theta_of(model)
     found = Aimed(climb, images=4)(risk, theta, ball)
     for label, height in enumerate(found.climbs):
@@ -509,28 +506,28 @@ def test_a_scout_is_an_ascent_on_minus_the_loss_towards_its_class():
 
 def test_more_finals_than_classes_climb_from_every_class():
     risk = risk_of(smooth_network())
-    theta, ball = theta_of(risk.model), Ball(0.5)
+    theta, ball = theta_of(risk.model), L2Ball(0.5)
     few, all_ = (Aimed(Ascent(2), finals=n)(risk, theta, ball) for n in (1, 50))
     assert few.climbs == all_.climbs and all_.value >= few.value
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_random_starts_lie_on_the_sphere(norm, monkeypatch):
-    ball, risk = Ball(0.7, norm), risk_of(smooth_network())
+    ball, risk = BALLS[norm](0.7), risk_of(smooth_network())
     seen = []
     climb = Ascent._climb
     monkeypatch.setattr(Ascent, "_climb", lambda self, *a: (seen.append(a[-1]), climb(self, *a))[1])
     Ascent(1, starts=4)(risk, theta_of(risk.model), ball)
     assert not seen[0].any()
     torch.testing.assert_close(
-        torch.stack([ball.length(s) for s in seen[1:]]), torch.full((3,), 0.7, dtype=F64)
+        torch.stack([ball.norm(s) for s in seen[1:]]), torch.full((3,), 0.7, dtype=F64)
     )
     assert not torch.equal(seen[1], seen[2])
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_momentum_is_its_recursion_written_out(norm):
-    ball, risk = Ball(0.5, norm), risk_of(smooth_network())
+    ball, risk = BALLS[norm](0.5), risk_of(smooth_network())
     theta, steps, step, momentum = theta_of(risk.model), 6, 0.4, 0.8
     delta = torch.zeros(SHAPE, dtype=F64)
     velocity, values = torch.zeros(SHAPE, dtype=F64), []
@@ -571,14 +568,14 @@ def test_where_h_breaks_the_best_finite_point_is_returned_with_a_warning(value):
     model = BreaksFarAway(value).eval()
     risk = Risk(model, torch.zeros(2, *SHAPE, dtype=F64), torch.ones(2).long())
     with pytest.warns(RuntimeWarning, match="best finite iterate"):
-        found = Ascent(4)(risk, theta_of(model), Ball(10.0))
+        found = Ascent(4)(risk, theta_of(model), L2Ball(10.0))
     assert found.value == pytest.approx(math.log(2)) and torch.equal(
         found.delta, torch.zeros(SHAPE, dtype=F64)
     )
     assert math.isfinite(found.gap) and not found.values.isfinite().all()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert Ascent(4)(risk, theta_of(model), Ball(0.4)).value > math.log(2)
+        assert Ascent(4)(risk, theta_of(model), L2Ball(0.4)).value > math.log(2)
 
 
 def test_h_that_is_broken_from_the_start_is_no_maximum():
@@ -586,7 +583,7 @@ def test_h_that_is_broken_from_the_start_is_no_maximum():
     model.slope.data.fill_(math.nan)
     risk = Risk(model, torch.zeros(2, *SHAPE, dtype=F64), torch.ones(2).long())
     with pytest.raises(FloatingPointError, match="all 3 iterates"):
-        Ascent(2)(risk, theta_of(model), Ball(1.0))
+        Ascent(2)(risk, theta_of(model), L2Ball(1.0))
 
 
 @pytest.mark.parametrize(
@@ -638,7 +635,7 @@ def test_one_pass_is_the_published_loop(optimizer, radius, clamp):
     delta = delta.detach() * min(1, radius / torch.norm(delta.detach()))
 
     search = OnePass(step, optimizer, batch_size=10)
-    found = search(risk, theta_of(model), Ball(radius))
+    found = search(risk, theta_of(model), L2Ball(radius))
     torch.testing.assert_close(found.delta, delta[0], rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(found.values, torch.tensor(before, dtype=F64))
     assert found.value == pytest.approx(before[-1]) and math.isnan(found.gap)
@@ -649,12 +646,12 @@ def test_a_pass_with_too_long_a_step_is_named():
     model = smooth_network()
     with pytest.raises(FloatingPointError, match="lower step"):
         risk = replace(risk_of(model, 20), penalty=0.001)
-        OnePass(1e200, batch_size=5)(risk, theta_of(model), Ball(1.0))
+        OnePass(1e200, batch_size=5)(risk, theta_of(model), L2Ball(1.0))
 
 
 def test_one_pass_goes_on_from_a_start():
     model = smooth_network()
-    risk, ball = risk_of(model, 20), Ball(1e3)
+    risk, ball = risk_of(model, 20), L2Ball(1e3)
     first, second = risk.subset(slice(0, 10)), risk.subset(slice(10, 20))
     search, theta = OnePass(0.5, batch_size=10), theta_of(model)
     whole = search(risk, theta, ball)

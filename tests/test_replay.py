@@ -12,14 +12,14 @@ from torch import nn
 
 from ibau_lite.data import Labelled
 from ibau_lite.defenses import IBAUConfig, ibau, outer_step
-from ibau_lite.hypergrad import L1Ball, L2Ball
 from ibau_lite.kinds import unchecked
-from ibau_lite.minimax import Ascent, Ball, Blocks, Risk, SparseBall, Window, Within
+from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.models import small_cnn
 from ibau_lite.replay import Replay
+from ibau_lite.sets import Blocks, L1Ball, L2Ball, Window, Within
 from ibau_lite.solvers import MINRES, FixedPoint, SolverWarning
 
-CONFIG = IBAUConfig(batch_size=4, ball=Ball(0.5), solver=MINRES(max_iter=2))
+CONFIG = IBAUConfig(batch_size=4, ball=L2Ball(0.5), solver=MINRES(max_iter=2))
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
@@ -63,7 +63,7 @@ def steps(config: IBAUConfig, monkeypatch) -> tuple[outer_step.OuterStep, outer_
 def test_a_recorded_step_is_the_step_and_each_delta_is_recorded_once(monkeypatch):
     theta, inner, outer = problem()
     recorded, plain = steps(CONFIG, monkeypatch)
-    found = [Ascent(2)(inner, theta, Ball(radius)) for radius in (0.3, 0.5)]
+    found = [Ascent(2)(inner, theta, L2Ball(radius)) for radius in (0.3, 0.5)]
     for maximum in found * 2:
         slopes, sizes = recorded(maximum, outer)
         same, as_large = plain(maximum, outer)
@@ -76,7 +76,7 @@ def test_a_recorded_step_is_the_step_and_each_delta_is_recorded_once(monkeypatch
 def test_what_is_looked_at_or_short_is_not_recorded(monkeypatch):
     theta, inner, outer = problem()
     recorded, _ = steps(CONFIG, monkeypatch)
-    maximum = Ascent(2)(inner, theta, Ball(0.5))
+    maximum = Ascent(2)(inner, theta, L2Ball(0.5))
     _, sizes = recorded(maximum, outer, certify=True)
     assert "residual" in sizes
     recorded(maximum, outer.subset(slice(3)))  # the last batch of a pass
@@ -105,7 +105,7 @@ def test_a_network_that_cannot_be_recorded_is_told_of_once(monkeypatch):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(outer_step, "Replay", refuse)
-    maximum = Ascent(2)(inner, theta, Ball(0.5))
+    maximum = Ascent(2)(inner, theta, L2Ball(0.5))
     with pytest.warns(RuntimeWarning, match="not permitted"):
         slopes, _ = recorded(maximum, outer)
     with warnings.catch_warnings():
@@ -167,8 +167,8 @@ def test_a_graph_gives_the_numbers_of_the_step_for_every_kind_of_set(solver):
     config = replace(CONFIG, batch_size=8, solver=solver)
     recorded = outer_step.OuterStep(theta, inner, config, turns=10)
     plain = outer_step.OuterStep(theta, inner, config, turns=1)
-    ball = Ball(0.5)
-    regions = (ball, Within(ball, Blocks(2)), Within(ball, Window(4, 4, 16)), SparseBall(2.0))
+    ball = L2Ball(0.5)
+    regions = (ball, Within(ball, Blocks(2)), Within(ball, Window(4, 4, 16)), L1Ball(2.0))
     found = [Ascent(2)(inner, theta, region) for region in regions]
     for _ in range(3):
         for maximum in found:

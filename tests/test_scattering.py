@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ibau_lite.minimax import AimedUnion, Ascent, Ball, Risk, Scattering, SparseBall
+from ibau_lite.minimax import AimedUnion, Ascent, Risk, Scattering
 from ibau_lite.models import small_cnn
+from ibau_lite.sets import L1Ball, L2Ball
 
 CLASSES, SIDE, F64 = 4, 4, torch.float64
 
@@ -66,8 +67,8 @@ def shifted(corner: float) -> Risk:
     return Risk(Shifted(corner).eval(), images, labels)
 
 
-BALL = Ball(1.5)
-SEARCH = AimedUnion(Ascent(12), images=24, scouts=SparseBall(1.5, 0.1), patch=2.0)
+BALL = L2Ball(1.5)
+SEARCH = AimedUnion(Ascent(12), images=24, scouts=L1Ball(1.5, 0.1), patch=2.0)
 
 
 def test_an_all_to_all_rule_is_found_where_h_alone_ends_in_one_class():

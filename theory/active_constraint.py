@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ibau_lite.hypergrad import ImplicitSystem, Objective, Sphere
+from ibau_lite.hypergrad import ImplicitSystem, Objective
+from ibau_lite.sets import Sphere
 from ibau_lite.solvers import Ritz, lanczos
 
 from .convergence import KINDS

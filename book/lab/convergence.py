@@ -38,17 +38,10 @@ from torch import Tensor, nn
 
 from ibau_lite.attacks import AllToOne, Attack, Patch
 from ibau_lite.data import Labelled, load
-from ibau_lite.hypergrad import (
-    Constraint,
-    ImplicitSystem,
-    Objective,
-    Parameters,
-    Sphere,
-    ascent_step,
-    hypergradient,
-)
-from ibau_lite.minimax import Ascent, Ball, Risk
+from ibau_lite.hypergrad import ImplicitSystem, Objective, Parameters, ascent_step, hypergradient
+from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.models import mlp
+from ibau_lite.sets import Constraint, L2Ball, Sphere
 from ibau_lite.solvers import MINRES, ConjugateGradient, FixedPoint, Solution
 from ibau_lite.training import Recipe, fit
 
@@ -262,7 +255,7 @@ def sphere_problem(network: nn.Module, part: Labelled, *, radius: float) -> Prob
     theta = {name: p.detach() for name, p in network.named_parameters()}
     risk = Risk(network, part.images, part.labels)
     inner = _objective(risk)
-    found = Ascent(60)(risk, theta, Ball(radius))
+    found = Ascent(60)(risk, theta, L2Ball(radius))
     best = settle(inner, found.delta * (radius / found.delta.norm()), theta)
     return Problem(
         name=f"digits on the sphere, radius {radius:g}",

@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from ibau_lite.data import Dataset, Labelled, load
 from ibau_lite.defenses import FineTuningConfig, IBAUConfig, fine_tuning, ibau
 from ibau_lite.metrics import evaluate
-from ibau_lite.minimax import Ascent, Ball, Risk
+from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.models import mlp
+from ibau_lite.sets import L2Ball
 from ibau_lite.streams import VERSION
 from ibau_lite.training import Recipe, fit
 
@@ -93,7 +94,7 @@ def worst_delta(
         if restart:
             start = torch.randn(part.images.shape[1:], generator=generator).to(device)
             start = radius * start / torch.linalg.vector_norm(start)
-        delta = Ascent(steps)(risk, theta, Ball(radius), start).delta
+        delta = Ascent(steps)(risk, theta, L2Ball(radius), start).delta
         moved = margins(scores(model, part.images + delta), part.labels.cpu())
         found.append((float(margin_error(moved)), delta))
     error, delta = max(found, key=lambda pair: pair[0])

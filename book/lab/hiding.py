@@ -24,8 +24,9 @@ from ibau_lite.attacks import Attack
 from ibau_lite.attacks.talk import ONE_TARGET
 from ibau_lite.data import Labelled
 from ibau_lite.folding import fold_batchnorm
-from ibau_lite.minimax import Ascent, Ball, Risk, SparseBall
+from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.minimax.aimed import Toward
+from ibau_lite.sets import L1Ball, L2Ball
 
 from .grid import grid
 from .records import append, fingerprint, key_of, provenance, read
@@ -57,9 +58,9 @@ def measure(
     mean = (stamped - part.images).mean(0)
     triggered = Risk(network, stamped, part.labels)
     climb = Ascent(steps)
-    regions: dict[str, Ball | SparseBall] = {
-        "l2": Ball(float(mean.norm())),
-        "l1": SparseBall(float(mean.abs().sum())),
+    regions: dict[str, L2Ball | L1Ball] = {
+        "l2": L2Ball(float(mean.norm())),
+        "l1": L1Ball(float(mean.abs().sum())),
     }
     with torch.no_grad():
         classes = network(part.images[:1]).shape[1]

@@ -24,7 +24,8 @@ from ibau_lite import hypergrad
 from ibau_lite.attacks import Attack
 from ibau_lite.data import Labelled
 from ibau_lite.metrics import evaluate, predict
-from ibau_lite.minimax import Ascent, Ball, Risk
+from ibau_lite.minimax import Ascent, Risk
+from ibau_lite.sets import L2Ball
 from ibau_lite.solvers import Ritz
 
 from .first_run import PROFILES, experiments
@@ -80,7 +81,7 @@ def measure(
         return _ritz(seen.runs[0])
 
     at_zero = curved(zero)
-    ball = Ball(radius)
+    ball = L2Ball(radius)
     found = Ascent(ascent)(risk, theta, ball)
     best = Ascent(2 * ascent, step=0.1)(risk, theta, ball, found.delta)
     multiplier, tangent = tangent_spectrum(risk, best.delta, theta, steps=steps, seed=seed)

@@ -24,7 +24,8 @@ import torch
 from ibau_lite.data import Dataset, Labelled
 from ibau_lite.defenses import IBAUConfig
 from ibau_lite.metrics import evaluate, spread
-from ibau_lite.minimax import Aimed, AimedUnion, Ascent, Ball, Scouted
+from ibau_lite.minimax import Aimed, AimedUnion, Ascent, Scouted
+from ibau_lite.sets import L2Ball
 from ibau_lite.solvers import MINRES
 
 from .cells import describe, line, run
@@ -76,8 +77,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "B: all of these": _PARTS,
     "B, lr 5e-4": {**_PARTS, "lr": 5e-4},
     "B, anchor 0.97": {**_PARTS, "anchor": 0.97},
-    "B, radius 3": {**_PARTS, "ball": Ball(3.0)},
-    "B, radius 6": {**_PARTS, "ball": Ball(6.0)},
+    "B, radius 3": {**_PARTS, "ball": L2Ball(3.0)},
+    "B, radius 6": {**_PARTS, "ball": L2Ball(6.0)},
     "B, 2 rounds": {**_PARTS, "rounds": 2},
     "B, 10 % stamped": {**_PARTS, "stamped": 0.1},
     "B, 10 % stamped, 2 rounds": {**_PARTS, "stamped": 0.1, "rounds": 2},

@@ -25,7 +25,7 @@ from ibau_lite.attacks.drawings import seal
 from ibau_lite.attacks.neurons import Neurons, still, strongest
 from ibau_lite.attacks.pattern import Pattern
 from ibau_lite.attacks.triggers import check_images
-from ibau_lite.minimax import Ball
+from ibau_lite.sets import L2Ball
 from ibau_lite.streams import stream
 
 __all__ = ["l0_inversion", "l2_inversion", "smooth", "trojan_square", "trojan_watermark"]
@@ -190,20 +190,20 @@ def l2_inversion(
     norm = 3.2 * _scale(images) if norm is None else norm
     settings = {"norm": norm, "neurons": neurons, "amplify": amplify, "steps": steps}
     _check(images, batch=batch, **settings)
-    generator, ball = stream(seed, "trigger", "l2_inversion"), Ball(norm)
+    generator, ball = stream(seed, "trigger", "l2_inversion"), L2Ball(norm)
     with still(network) as device:
         anchors = strongest(network, neurons)
         drawn = _batches(images, batch, steps + 1, generator, device, "l2", progress)
         wanted, _ = _excited(anchors, next(drawn), amplify)
-        delta = norm * ball.steepest(torch.randn(images.shape[1:], generator=generator)).to(device)
+        delta = norm * ball.lmo(torch.randn(images.shape[1:], generator=generator)).to(device)
         for step, x in enumerate(drawn):
             delta.requires_grad_()
             loss = (wanted - anchors((x + delta).clamp(0, 1))).square().mean(0).sum()
             (slope,) = torch.autograd.grad(loss, delta)
             length = norm / 10 * (1 - step / steps)
-            delta = ball.project(delta.detach() - length * ball.steepest(slope))
+            delta = ball.project(delta.detach() - length * ball.lmo(slope))
     told = _told("l2_inversion", network, seed, images, batch=batch, **settings)
-    return Additive(Pattern.of(norm * ball.steepest(delta)), provenance=told)
+    return Additive(Pattern.of(norm * ball.lmo(delta)), provenance=told)
 
 
 def smooth(
@@ -232,22 +232,22 @@ def smooth(
     norm = 3.8 * _scale(images) if norm is None else norm
     settings = {"norm": norm, "sigma": sigma, "steps": steps}
     _check(images, batch=batch, **settings)
-    generator, unit = stream(seed, "trigger", "smooth"), Ball(1.0)
+    generator, unit = stream(seed, "trigger", "smooth"), L2Ball(1.0)
     height, width = images.shape[2:]
     with still(network) as device:
         response = _gaussian(height, width, sigma * min(height, width)).to(device)
         drawn = _batches(images, batch, steps, generator, device, "smooth", progress)
-        noise = unit.steepest(torch.randn(images.shape[1:], generator=generator).to(device))
+        noise = unit.lmo(torch.randn(images.shape[1:], generator=generator).to(device))
         for step, x in enumerate(drawn):
             with torch.no_grad():
                 answers = network(x).argmax(1)
             noise.requires_grad_()
-            delta = norm * unit.steepest(_filtered(noise, response))
+            delta = norm * unit.lmo(_filtered(noise, response))
             loss = F.cross_entropy(network(_rescaled(x + delta)), answers)
             (slope,) = torch.autograd.grad(loss, noise)
             length = 0.3 * (1 - step / steps)
-            noise = unit.steepest(noise.detach() + length * unit.steepest(slope))
-        delta = norm * unit.steepest(_filtered(noise, response))
+            noise = unit.lmo(noise.detach() + length * unit.lmo(slope))
+        delta = norm * unit.lmo(_filtered(noise, response))
     told = _told("smooth", network, seed, images, batch=batch, **settings)
     return Additive(Pattern.of(delta), rescale=True, provenance=told)
 

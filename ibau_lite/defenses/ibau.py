@@ -38,16 +38,8 @@ from ibau_lite.folding import fold_batchnorm
 from ibau_lite.hypergrad import Solver
 from ibau_lite.kinds import check_kinds
 from ibau_lite.metrics import predict
-from ibau_lite.minimax import (
-    AimedUnion,
-    Ascent,
-    Ball,
-    Maximum,
-    OnePass,
-    Risk,
-    Scouted,
-    Search,
-)
+from ibau_lite.minimax import AimedUnion, Ascent, Maximum, OnePass, Risk, Scouted, Search
+from ibau_lite.sets import L2Ball, Region
 from ibau_lite.solvers import MINRES, FixedPoint
 from ibau_lite.streams import stream
 from ibau_lite.training import augment, reshuffled
@@ -92,7 +84,7 @@ class IBAUConfig:
     """
 
     rounds: int = 5
-    ball: Ball = Ball(4.0)
+    ball: Region = L2Ball(4.0)
     penalty: float = 0.0
     clamp: bool = False
     inner_labels: str = "true"
@@ -115,7 +107,7 @@ class IBAUConfig:
 
     def __post_init__(self) -> None:
         if not hasattr(self.ball, "project"):
-            raise TypeError(f"ball is a set, as Ball(4.0), got {self.ball!r}")
+            raise TypeError(f"ball is a set, as L2Ball(4.0), got {self.ball!r}")
         if not (self.stopping is None or isinstance(self.stopping, EarlyStopping)):
             raise TypeError(f"stopping is an EarlyStopping or None, got {self.stopping!r}")
         check_kinds(self)
@@ -207,7 +199,7 @@ class IBAUConfig:
         drawn anew in each round, where the published loader's are the same in all of them.
         """
         recipe = cls(
-            ball=Ball(10.0),
+            ball=L2Ball(10.0),
             penalty=0.001,
             clamp=gtsrb,
             inner_labels="predicted",
@@ -394,4 +386,4 @@ def _summary(found: Maximum, steps: Sequence[Mapping[str, Tensor]]) -> dict[str,
         name: float(torch.stack([step[name] for step in steps if name in step]).mean())
         for name in steps[0]
     }
-    return {"value": found.value, "delta_norm": float(found.region.length(found.delta)), **means}
+    return {"value": found.value, "delta_norm": float(found.region.norm(found.delta)), **means}

@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ibau_lite.hypergrad import (
-    Constraint,
-    Hypergradient,
-    InSubspace,
-    L1Ball,
-    L2Ball,
-    LinfBall,
-    hypergradient,
-)
-from ibau_lite.minimax import Ball, Maximum, Region, Risk, SparseBall, Within
+from ibau_lite.hypergrad import Hypergradient, hypergradient
+from ibau_lite.minimax import Maximum, Risk
 from ibau_lite.replay import Replay
 
 if TYPE_CHECKING:
@@ -98,7 +90,7 @@ class OuterStep:
             maximum.delta,
             self._theta,
             solver=config.solver,
-            constraint=_constraint(maximum.region, config.on_ball),
+            constraint=maximum.region if config.on_ball else maximum.region.span,
             certify=certify,
         )
         sizes = _sizes(gradient, certify)
@@ -114,18 +106,6 @@ def _looks_at_nothing(config: IBAUConfig) -> bool:
 def _shared(outer: Risk, config: IBAUConfig) -> Risk:
     """The outer objective as the inner one: the same object, but for a penalty."""
     return replace(outer, penalty=config.penalty) if config.penalty else outer
-
-
-def _constraint(region: Region, on_ball: bool) -> Constraint | None:
-    """How δ may move with θ: in its subspace, and `on_ball` on the face or sphere it lies on."""
-    if isinstance(region, Within):
-        return InSubspace(region.subspace, _constraint(region.ball, on_ball))
-    if not on_ball:
-        return None
-    if isinstance(region, SparseBall):
-        return L1Ball(region.radius)
-    kind = LinfBall if isinstance(region, Ball) and region.norm == "linf" else L2Ball
-    return kind(region.radius)
 
 
 def _norm(tensors: Mapping[str, Tensor]) -> Tensor:

@@ -6,8 +6,8 @@ B = ∇²₂₁ inner [p × d] and g = ∇₁ outer [d], at an interior stationa
 
     ∇δ(θ) = -A⁻¹ Bᵀ,      ∇ψ(θ) = ∇₂ outer - B A⁻¹ g      for ψ(θ) = outer(δ(θ), θ),
 
-and with an active constraint A - λI on the tangent space takes the place of A (`Sphere`, `L1Ball`,
-`L2Ball`, `LinfBall`, `InSubspace`).
+and with an active constraint A - λI on the tangent space takes the place of A (the sets of
+`ibau_lite.sets`).
 
 ======================== ==========================================================================
 `hypergradient`          direct and indirect term of ∇ψ, by K products with A
@@ -24,15 +24,6 @@ and with an active constraint A - λI on the tangent space takes the place of A 
 
 from __future__ import annotations
 
-from ibau_lite.hypergrad._constraints import (
-    Constraint,
-    InSubspace,
-    L1Ball,
-    L2Ball,
-    LinfBall,
-    Sphere,
-    Tangent,
-)
 from ibau_lite.hypergrad._gauss_newton import gauss_newton
 from ibau_lite.hypergrad._gradient_graph import GradientGraph, Objective, Parameters
 from ibau_lite.hypergrad._hypergradient import Hypergradient, hypergradient
@@ -47,21 +38,14 @@ from ibau_lite.hypergrad._spectrum import Spectrum, spectrum
 from ibau_lite.hypergrad._unrolled import ascent_step, unrolled_hypergradient
 
 __all__ = [
-    "Constraint",
     "GradientGraph",
     "Hypergradient",
     "ImplicitSystem",
-    "InSubspace",
-    "L1Ball",
-    "L2Ball",
-    "LinfBall",
     "Objective",
     "Parameters",
     "Sense",
     "Solver",
     "Spectrum",
-    "Sphere",
-    "Tangent",
     "ascent_step",
     "gauss_newton",
     "hypergradient",

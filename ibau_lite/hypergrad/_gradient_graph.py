@@ -47,6 +47,7 @@ class GradientGraph:
                 value, inputs, create_graph=True, materialize_grads=True
             )
         self.value = value.detach()
+        self.reaches_theta = reaches(value, self.theta)
         self._gradient = gradients[0]
         self.gradient = gradients[0].detach()
         slopes = [g.detach() for g in gradients[1:]]
@@ -98,6 +99,31 @@ def evaluate(function: Objective, delta: Tensor, theta: Parameters, name: str) -
             "given (torch.func.functional_call(model, theta, ...)), without detach or no_grad"
         )
     return value.reshape(())
+
+
+def reaches(value: Tensor, theta: Parameters) -> bool:
+    """Whether the graph of `value` ends at an entry of θ."""
+    wanted = {id(p) for p in theta.values()}
+    waiting, seen = [value.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if id(getattr(node, "variable", None)) in wanted:
+            return True
+        seen.add(node)
+        waiting += [parent for parent, _ in node.next_functions]
+    return False
+
+
+def check_reach(reached: bool, name: str) -> None:
+    """Raise ValueError where θ was not reached: the derivative would be zero without a word."""
+    if not reached:
+        raise ValueError(
+            f"{name} reaches no entry of theta; expected a function of both arguments: use the "
+            "theta that is given, as torch.func.functional_call(model, theta, (x + delta,)), where "
+            "model(x + delta) uses the parameters that the model holds"
+        )
 
 
 def pull_back(

@@ -8,9 +8,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ibau_lite.hypergrad._constraints import Constraint
-from ibau_lite.hypergrad._gradient_graph import Objective, Parameters, evaluate, leaves, pull_back
+from ibau_lite.hypergrad._gradient_graph import (
+    Objective,
+    Parameters,
+    check_reach,
+    evaluate,
+    leaves,
+    pull_back,
+    reaches,
+)
 from ibau_lite.hypergrad._implicit_system import ImplicitSystem, Sense, Solver, sign_of
+from ibau_lite.sets import Constraint
 from ibau_lite.solvers import Solution
 
 
@@ -66,15 +74,16 @@ def hypergradient(
     Cost with K products: forward and backward of `outer`, forward and backward with graph of
     `inner` (once for both if ``outer is inner``), and K + 1 backward passes through that graph. The
     last one gives the mixed product, and with ``certify`` the true residual as well, for half a
-    product more. Raises TypeError and ValueError for unusable arguments; the solver warns of a
-    wrong answer.
+    product more. Raises TypeError and ValueError for unusable arguments: `inner` must reach θ
+    (without a solver, `inner` or `outer`), while an `outer` of δ alone is fine. The solver warns of
+    a wrong answer.
 
     Source: Grazzi et al. 2020 (AID); Zeng et al. 2022, *Adversarial unlearning of backdoors via
     implicit hypergradient* (I-BAU); the KKT form: Fiacco 1976, on sensitivity in programming.
     """
     sign_of(sense)
     if solver is None:
-        return _naive(outer, delta, theta)
+        return _naive(outer, inner, delta, theta)
     shared = outer is inner
     system = ImplicitSystem(
         inner, delta, theta,
@@ -103,10 +112,15 @@ def gradients(
     return value.detach(), g, dict(zip(t, direct, strict=True))
 
 
-def _naive(outer: Objective, delta: Tensor, theta: Mapping[str, Tensor]) -> Hypergradient:
+def _naive(
+    outer: Objective, inner: Objective, delta: Tensor, theta: Mapping[str, Tensor]
+) -> Hypergradient:
     """∇₂ outer alone: δ is a constant, and not even ∇₁ outer is pulled back."""
     d, t = leaves(delta, theta)
     with torch.enable_grad():
         value = evaluate(outer, d, t, "outer")
+    if not reaches(value, t):  # fine for an outer function of δ alone, if the inner one knows θ
+        with torch.enable_grad():
+            check_reach(reaches(evaluate(inner, d, t, "inner"), t), "inner(delta, theta)")
     direct = dict(zip(t, pull_back(value, list(t.values())), strict=True))
     return Hypergradient(direct, None, direct, value.detach(), d.detach())

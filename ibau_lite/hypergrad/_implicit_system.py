@@ -8,8 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ibau_lite.hypergrad._constraints import INTERIOR, Constraint
-from ibau_lite.hypergrad._gradient_graph import GradientGraph, Objective, Parameters
+from ibau_lite.hypergrad._gradient_graph import (
+    GradientGraph,
+    Objective,
+    Parameters,
+    check_reach,
+)
+from ibau_lite.sets import INTERIOR, Constraint
 from ibau_lite.solvers import MatVec, Solution
 
 Solver = Callable[[MatVec, Tensor], Solution]
@@ -34,7 +39,8 @@ class ImplicitSystem:
 
     The sign makes M positive definite at a strict optimum of either sense, which is what
     `FixedPoint` and `ConjugateGradient` need; ∇δ does not depend on it. ``hessian`` replaces the
-    products with ∇₁² inner, e.g. by those of `gauss_newton`.
+    products with ∇₁² inner, e.g. by those of `gauss_newton`. Raises ValueError for an `inner` that
+    reaches no entry of θ, TypeError for a constraint without a tangent, and as `GradientGraph`.
     """
 
     def __init__(
@@ -50,11 +56,12 @@ class ImplicitSystem:
     ) -> None:
         self.sign = sign_of(sense)
         self.graph = GradientGraph(inner, delta, theta, theta_gradient=theta_gradient)
+        check_reach(self.graph.reaches_theta, "inner(delta, theta)")
         self.tangent = INTERIOR
         if not (constraint is None or hasattr(constraint, "tangent")):
             raise TypeError(
-                f"constraint: L2Ball, LinfBall, L1Ball, Sphere or None of ibau_lite.hypergrad is "
-                f"expected, got {constraint!r}"
+                "constraint is a set of ibau_lite.sets, as L2Ball(4.0), or None, "
+                f"got {constraint!r}"
             )
         if constraint is not None:
             self.tangent = constraint.tangent(delta.detach(), self.sign * self.graph.gradient)

@@ -8,9 +8,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ibau_lite.hypergrad._constraints import INTERIOR, Constraint
-from ibau_lite.hypergrad._gradient_graph import Objective, Parameters, evaluate, leaves, pull_back
+from ibau_lite.hypergrad._gradient_graph import (
+    Objective,
+    Parameters,
+    check_reach,
+    evaluate,
+    leaves,
+    pull_back,
+    reaches,
+)
 from ibau_lite.hypergrad._implicit_system import ImplicitSystem, Sense, Solver, sign_of
+from ibau_lite.sets import INTERIOR, Constraint
 from ibau_lite.solvers import Solution
 
 
@@ -39,7 +47,9 @@ def response_jacobian(
     """
     sign = sign_of(sense)
     delta, params = leaves(delta, theta)
-    evaluate(inner, delta, params, "inner")
+    with torch.enable_grad():
+        value = evaluate(inner, delta, params, "inner")
+    check_reach(reaches(value, params), "inner(delta, theta)")
     delta, params = delta.detach(), {name: p.detach() for name, p in params.items()}
     gradient = torch.func.grad(lambda d, t: inner(d, t).reshape(()), argnums=0)
     rows = torch.func.jacrev(gradient, argnums=(0, 1), chunk_size=chunk_size)

@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ibau_lite.hypergrad._gradient_graph import Objective, Parameters, evaluate, leaves, pull_back
+from ibau_lite.hypergrad._gradient_graph import (
+    Objective,
+    Parameters,
+    check_reach,
+    evaluate,
+    leaves,
+    pull_back,
+    reaches,
+)
 from ibau_lite.hypergrad._hypergradient import Hypergradient, gradients
 
 Step = Callable[[Tensor, Parameters], Tensor]
@@ -74,6 +82,12 @@ def unrolled_hypergradient(
     with torch.enable_grad():
         for _ in range(kept):
             d = _advance(step, d, params)
+    # Without a step that is kept, δ_T is a constant, and only `outer` can reach θ.
+    if kept:
+        check_reach(reaches(d, params), "step(delta, theta)")
+    else:
+        _, leaf = leaves(d, theta)
+        check_reach(reaches(evaluate(outer, d, leaf, "outer"), leaf), "outer(delta, theta)")
     value, g, direct = gradients(outer, d, theta)
     indirect = dict(zip(params, pull_back(d, list(params.values()), g), strict=True))
     total = {name: direct[name] + indirect[name] for name in direct}

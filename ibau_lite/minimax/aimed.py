@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ibau_lite.kinds import check_kinds
 from ibau_lite.minimax.ascent import Ascent, Maximum, starting_point
-from ibau_lite.minimax.ball import Ball
 from ibau_lite.minimax.risk import Risk
+from ibau_lite.sets import Region
 
 __all__ = ["Aimed", "Toward", "classes"]
 
@@ -49,7 +49,7 @@ class Aimed:
             )
 
     def __call__(
-        self, risk: Risk, theta: Mapping[str, Tensor], ball: Ball, start: Tensor | None = None
+        self, risk: Risk, theta: Mapping[str, Tensor], ball: Region, start: Tensor | None = None
     ) -> Maximum:
         """Aim at every class from `start` (zero by default), then climb from the best."""
         part = risk.subset(slice(self.images))

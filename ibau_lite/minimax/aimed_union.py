@@ -11,12 +11,10 @@ from torch import Tensor
 
 from ibau_lite.kinds import check_kinds
 from ibau_lite.minimax.aimed import Toward, classes
-from ibau_lite.minimax.ascent import Ascent, Maximum, Objective, Region
-from ibau_lite.minimax.ball import Ball
+from ibau_lite.minimax.ascent import Ascent, Maximum, Objective
 from ibau_lite.minimax.risk import Risk
 from ibau_lite.minimax.scattering import Scattering
-from ibau_lite.minimax.sparse import SparseBall
-from ibau_lite.minimax.subspaces import Blocks, Within, windows
+from ibau_lite.sets import Blocks, L1Ball, L2Ball, Region, Within, windows
 
 __all__ = ["AimedUnion"]
 
@@ -57,7 +55,7 @@ class AimedUnion:
 
     climb: Ascent = Ascent(8)
     images: int = 50
-    scouts: SparseBall = SparseBall(50.0)
+    scouts: L1Ball = L1Ball(50.0)
     blocks: int = 2
     patch: float = 6.0
     aims: int = 2
@@ -77,10 +75,10 @@ class AimedUnion:
         for name in ("near", "scattered"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a fraction in (0, 1], got {getattr(self, name)}")
-        Blocks(self.blocks), Ball(self.patch)  # refuse what they refuse
+        Blocks(self.blocks), L2Ball(self.patch)  # refuse what they refuse
 
     def __call__(
-        self, risk: Risk, theta: Mapping[str, Tensor], ball: Ball, start: Tensor | None = None
+        self, risk: Risk, theta: Mapping[str, Tensor], ball: Region, start: Tensor | None = None
     ) -> tuple[Maximum, ...]:
         """Climb from `start` (zero by default), brought into the set of each climb."""
         part = risk.subset(slice(self.images))
@@ -91,7 +89,7 @@ class AimedUnion:
 
         def sets(way: Objective, merit: Callable[[Maximum], float]) -> Iterator[Region]:
             yield from (ball, Within(ball, Blocks(self.blocks)))
-            inside = [Within(Ball(self.patch), each) for each in windows(risk.images.shape[1:])]
+            inside = [Within(L2Ball(self.patch), each) for each in windows(risk.images.shape[1:])]
             yield max(inside, key=lambda region: merit(climb(way, region)))
 
         def leads_to(label: int, maximum: Maximum) -> bool:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ibau_lite.kinds import check_kinds
+from ibau_lite.sets import Region
 from ibau_lite.streams import stream
 
-__all__ = ["Ascent", "Maximum", "Objective", "Region", "starting_point"]
+__all__ = ["Ascent", "Maximum", "Objective", "starting_point"]
 
 
 class Objective(Protocol):
@@ -27,26 +28,6 @@ class Objective(Protocol):
         self, delta: Tensor, theta: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """The value at (δ, θ), a scalar, and its gradient in δ."""
-
-
-class Region(Protocol):
-    """A convex set of δ around zero, as an ascent needs it: `Ball` and its kin."""
-
-    @property
-    def radius(self) -> float:
-        """The largest length in it."""
-
-    def length(self, delta: Tensor) -> Tensor:
-        """‖δ‖, a scalar."""
-
-    def project(self, delta: Tensor) -> Tensor:
-        """The nearest point of the set."""
-
-    def steepest(self, gradient: Tensor) -> Tensor:
-        """The direction of a step, of length 1 (0 where nothing climbs)."""
-
-    def dual(self, gradient: Tensor) -> Tensor:
-        """max ⟨u, g⟩ over the set's u of length at most 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +106,7 @@ class Ascent:
         climbs = [self._climb(risk, theta, ball, first)]
         for _ in range(self.starts - 1):
             direction = torch.randn(first.shape, generator=draws, dtype=torch.float64).to(first)
-            climbs.append(self._climb(risk, theta, ball, ball.radius * ball.steepest(direction)))
+            climbs.append(self._climb(risk, theta, ball, ball.radius * ball.lmo(direction)))
         finite = [climb for climb in climbs if climb is not None]
         if not finite:
             raise FloatingPointError(
@@ -154,14 +135,14 @@ class Ascent:
             if bool(torch.isfinite(value)) and (best is None or bool(value > best[0])):
                 best = (value, delta, gradient)
             if t < self.steps:
-                direction = self.momentum * direction + ball.steepest(gradient)
+                direction = self.momentum * direction + ball.lmo(gradient)
                 size = self.step * ball.radius * (1 - t / self.steps)
-                ahead = ball.steepest(direction) if self.momentum else direction
+                ahead = ball.lmo(direction) if self.momentum else direction
                 delta = ball.project(delta + size * ahead)
         if best is None:
             return None
         value, delta, gradient = best
-        gap = ball.radius * ball.dual(gradient) - (gradient * delta).sum()
+        gap = ball.radius * ball.dual_norm(gradient) - (gradient * delta).sum()
         return Maximum(delta, float(value), torch.stack(values), float(gap), ball)
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ibau_lite.kinds import check_kinds
 from ibau_lite.minimax.ascent import Maximum, starting_point
-from ibau_lite.minimax.ball import Ball
 from ibau_lite.minimax.risk import Risk
+from ibau_lite.sets import Region
 
 __all__ = ["OnePass"]
 
@@ -43,7 +43,7 @@ class OnePass:
             raise ValueError(f"step and batch_size must be positive, got {self}")
 
     def __call__(
-        self, risk: Risk, theta: Mapping[str, Tensor], ball: Ball, start: Tensor | None = None
+        self, risk: Risk, theta: Mapping[str, Tensor], ball: Region, start: Tensor | None = None
     ) -> Maximum:
         """One pass over the images of the risk, in their order, from `start` (zero by default)."""
         delta = starting_point(risk, theta, start).clone()

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ibau_lite.kinds import check_kinds
 from ibau_lite.minimax.ascent import Ascent, Maximum
-from ibau_lite.minimax.ball import Ball
 from ibau_lite.minimax.risk import Risk
+from ibau_lite.sets import Region
 
 __all__ = ["Scouted"]
 
@@ -41,7 +41,7 @@ class Scouted:
             raise ValueError(f"parts must be at least 1, got {self.parts}")
 
     def __call__(
-        self, risk: Risk, theta: Mapping[str, Tensor], ball: Ball, start: Tensor | None = None
+        self, risk: Risk, theta: Mapping[str, Tensor], ball: Region, start: Tensor | None = None
     ) -> Maximum:
         """Climb on each part from `start` (zero by default), then on all images from the best."""
         scouts: list[tuple[float, Tensor]] = []

@@ -23,9 +23,10 @@ import torch.nn.functional as F
 from bench_hypergradient import PENALTY, published
 
 from ibau_lite.folding import fold_batchnorm
-from ibau_lite.hypergrad import L2Ball, hypergradient
+from ibau_lite.hypergrad import hypergradient
 from ibau_lite.minimax import Risk
 from ibau_lite.models import small_vgg
+from ibau_lite.sets import L2Ball
 from ibau_lite.solvers import MINRES
 
 CONTENDERS = (

@@ -11,10 +11,11 @@ from torch import nn
 from ibau_lite.data import Labelled
 from ibau_lite.defenses import EarlyStopping, IBAUConfig, naive
 from ibau_lite.defenses.early_stopping import Watch
-from ibau_lite.minimax import Ascent, Ball
+from ibau_lite.minimax import Ascent
+from ibau_lite.sets import L2Ball
 from ibau_lite.streams import stream
 
-BRIEF = IBAUConfig(rounds=4, ball=Ball(1.0), inner=Ascent(2), batch_size=8)
+BRIEF = IBAUConfig(rounds=4, ball=L2Ball(1.0), inner=Ascent(2), batch_size=8)
 
 
 class Sign(nn.Module):

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from ibau_lite.defenses import IBAUConfig, ibau, naive
-from ibau_lite.minimax import Ascent, Ball
+from ibau_lite.minimax import Ascent
+from ibau_lite.sets import L2Ball
 
-BRIEF = IBAUConfig(rounds=2, ball=Ball(1.0), inner=Ascent(2), batch_size=8, implicit_images=8)
+BRIEF = IBAUConfig(rounds=2, ball=L2Ball(1.0), inner=Ascent(2), batch_size=8, implicit_images=8)
 
 
 @pytest.mark.filterwarnings("ignore::ibau_lite.solvers.SolverWarning")

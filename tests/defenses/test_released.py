@@ -16,7 +16,8 @@ from torch import nn
 from ibau_lite import models
 from ibau_lite.data import Labelled
 from ibau_lite.defenses import IBAUConfig, ibau
-from ibau_lite.minimax import Ball, OnePass
+from ibau_lite.minimax import OnePass
+from ibau_lite.sets import L2Ball
 from ibau_lite.streams import stream
 
 CLASSES, COUNT, BATCH, SEED = 3, 26, 4, 5
@@ -106,7 +107,7 @@ def config(gtsrb: bool, radius: float, **changes) -> IBAUConfig:
     inner = OnePass(1.0, "adam", BATCH) if gtsrb else OnePass(10.0, "sgd", BATCH)
     return IBAUConfig.released(
         gtsrb=gtsrb,
-        ball=Ball(radius),
+        ball=L2Ball(radius),
         inner=inner,
         batch_size=BATCH,
         implicit_images=BATCH,

@@ -120,7 +120,7 @@ def test_an_unknown_defence_is_refused(dataset: Dataset, attack: Attack, poisone
 def test_a_solver_is_described_by_its_name_and_settings() -> None:
     described = describe(IBAUConfig(solver=FixedPoint(step=0.1, max_iter=5)))
     assert described["kind"] == "IBAUConfig"
-    assert described["ball"] == {"kind": "Ball", "radius": 4.0, "norm": "l2"}
+    assert described["ball"] == {"kind": "L2Ball", "radius": 4.0, "tolerance": 1e-4}
     assert described["solver"] == {
         "kind": "FixedPoint", "step": 0.1, "max_iter": 5, "tol": None, "damping": 0.0,
         "certify": True,

@@ -20,9 +20,10 @@ from ibau_lite.theory.active_constraint import (
 from ibau_lite.theory.neumann import filter_factor, recovered
 from ibau_lite.theory.quadratic import quadratic
 
-from ibau_lite.hypergrad import Sphere, ascent_step, hypergradient, spectrum
+from ibau_lite.hypergrad import ascent_step, hypergradient, spectrum
 from ibau_lite.minimax import Risk
 from ibau_lite.models import mlp
+from ibau_lite.sets import Sphere
 from ibau_lite.solvers import MINRES, ConjugateGradient, FixedPoint, SolverWarning
 
 F64 = torch.float64

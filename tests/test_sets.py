@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from ibau_lite.minimax import Ball, Blocks, SparseBall, Window, Within
-from ibau_lite.minimax.subspaces import windows
+from ibau_lite.sets import Blocks, L1Ball, L2Ball, LinfBall, Window, Within, windows
 
 SHAPE = (2, 5, 4)
 F64 = torch.float64
@@ -22,10 +21,10 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 
 SUBSPACES = [Window(1, 0, 3), Window(4, 3, 9), Blocks(2), Blocks(3), Blocks(1)]
 SETS = [
-    Ball(0.7),
-    Ball(0.7, "linf"),
-    SparseBall(0.7, 0.2),
-    *(Within(Ball(0.7), subspace) for subspace in SUBSPACES),
+    L2Ball(0.7),
+    LinfBall(0.7),
+    L1Ball(0.7, fraction=0.2),
+    *(Within(L2Ball(0.7), subspace) for subspace in SUBSPACES),
 ]
 
 
@@ -34,7 +33,7 @@ def members(region, count: int = 200) -> torch.Tensor:
     points = [
         region.project(size * draw(*SHAPE, seed=j)) for j in range(count) for size in (0.1, 9)
     ]
-    if isinstance(region, SparseBall):
+    if isinstance(region, L1Ball):
         corners = region.radius * torch.eye(40, dtype=F64).reshape(-1, *SHAPE)
         points += [*corners, *-corners]
     return torch.stack(points)
@@ -43,7 +42,7 @@ def members(region, count: int = 200) -> torch.Tensor:
 @pytest.mark.parametrize("region", SETS, ids=str)
 def test_the_projection_is_the_nearest_point(region):
     inside = members(region)
-    lengths = torch.stack([region.length(z) for z in inside])
+    lengths = torch.stack([region.norm(z) for z in inside])
     assert float(lengths.max()) <= region.radius * (1 + 1e-12)
     for seed in range(5):
         point = 3 * draw(*SHAPE, seed=seed)
@@ -59,20 +58,20 @@ def test_the_dual_norm_bounds_what_any_step_of_length_one_gains(region):
     gradient = draw(*SHAPE, seed=7)
     inside = members(region) / region.radius
     gains = (gradient * inside).flatten(1).sum(1)
-    assert float(gains.max()) <= float(region.dual(gradient)) * (1 + 1e-12)
-    step = region.steepest(gradient)
-    assert float(region.length(step)) == pytest.approx(1)
+    assert float(gains.max()) <= float(region.dual_norm(gradient)) * (1 + 1e-12)
+    step = region.lmo(gradient)
+    assert float(region.norm(step)) == pytest.approx(1)
     torch.testing.assert_close(region.project(region.radius * step), region.radius * step)
-    if not isinstance(region, SparseBall):  # which takes more than one entry for speed
-        assert float((gradient * step).sum()) == pytest.approx(float(region.dual(gradient)))
-    assert not region.steepest(torch.zeros(SHAPE, dtype=F64)).any()
+    if not isinstance(region, L1Ball):  # which takes more than one entry for speed
+        assert float((gradient * step).sum()) == pytest.approx(float(region.dual_norm(gradient)))
+    assert not region.lmo(torch.zeros(SHAPE, dtype=F64)).any()
 
 
 @quick
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=12), st.floats(0.01, 50))
 def test_the_sparse_projection_is_the_soft_threshold_of_that_length(entries, radius):
     point = torch.tensor(entries, dtype=F64)
-    found = SparseBall(radius).project(point)
+    found = L1Ball(radius).project(point)
     if float(point.abs().sum()) <= radius:
         assert torch.equal(found, point)
         return
@@ -87,10 +86,10 @@ def test_the_sparse_projection_is_the_soft_threshold_of_that_length(entries, rad
 
 def test_a_sparse_step_changes_the_largest_entries_alone():
     gradient = torch.tensor([[[0.1, -5.0], [3.0, 0.2]]], dtype=F64)
-    half = SparseBall(1.0, 0.5).steepest(gradient)
+    half = L1Ball(1.0, fraction=0.5).lmo(gradient)
     torch.testing.assert_close(half, torch.tensor([[[0, -0.5], [0.5, 0]]], dtype=F64))
-    one = SparseBall(1.0, 1e-9).steepest(gradient)  # one entry: the exact steepest direction
-    assert float((one * gradient).sum()) == float(SparseBall(1.0).dual(gradient)) == 5
+    one = L1Ball(1.0, fraction=1e-9).lmo(gradient)  # one entry: the exact steepest direction
+    assert float((one * gradient).sum()) == float(L1Ball(1.0).dual_norm(gradient)) == 5
 
 
 @pytest.mark.parametrize("subspace", SUBSPACES, ids=str)
@@ -129,28 +128,36 @@ def test_windows_overlap_and_reach_every_edge(height, width):
 def test_from_far_away_the_nearest_point_is_still_on_the_sphere():
     """The squares of 1e30 are infinite in single precision."""
     far = torch.tensor([3e30, 0.0, -4e30])
-    torch.testing.assert_close(Ball(2.0).project(far), torch.tensor([1.2, 0.0, -1.6]))
+    torch.testing.assert_close(L2Ball(2.0).project(far), torch.tensor([1.2, 0.0, -1.6]))
 
 
 def test_sets_that_make_no_sense_are_refused():
     for radius in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="radius"):
-            SparseBall(radius)
+            L1Ball(radius)
     for fraction in (0.0, 1.1):
         with pytest.raises(ValueError, match="fraction"):
-            SparseBall(1.0, fraction)
+            L1Ball(1.0, fraction=fraction)
     with pytest.raises(ValueError, match="size"):
         Blocks(0)
     for place in ((-1, 0, 2), (0, -1, 2), (0, 0, 0)):
         with pytest.raises(ValueError, match="window"):
             Window(*place)
-    with pytest.raises(ValueError, match="'l2', got 'linf'"):
-        Within(Ball(1.0, "linf"), Blocks(2))
+    with pytest.raises(ValueError, match="an L2Ball, got LinfBall"):
+        Within(LinfBall(1.0), Blocks(2))
 
 
 @pytest.mark.parametrize("far", [1e8, 1e30])
 def test_from_far_away_the_sparse_projection_is_still_the_nearest_point(far):
-    ball = SparseBall(1.0)
+    ball = L1Ball(1.0)
     torch.testing.assert_close(ball.project(torch.tensor([far, 1, 1])), torch.tensor([1.0, 0, 0]))
     both = ball.project(torch.tensor([far, -far, 3]))
     torch.testing.assert_close(both, torch.tensor([0.5, -0.5, 0]))
+
+
+def test_what_spans_less_than_the_space_is_known():
+    half = Within(L2Ball(1.0), Blocks(2))
+    assert half.span == Within(None, Blocks(2)) and half.span.span == half.span
+    assert L2Ball(1.0).span is LinfBall(1.0).span is L1Ball(1.0).span is None
+    with pytest.raises(TypeError, match="no radius to climb to"):
+        half.span.project(torch.ones(SHAPE))
