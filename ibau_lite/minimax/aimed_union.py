@@ -80,7 +80,12 @@ class AimedUnion:
     def __call__(
         self, risk: Risk, theta: Mapping[str, Tensor], ball: Region, start: Tensor | None = None
     ) -> tuple[Maximum, ...]:
-        """Climb from `start` (zero by default), brought into the set of each climb."""
+        """Climb from `start` (zero by default), brought into the set of each climb.
+
+        Raises `ValueError` for a set that is no `L2Ball`.
+        """
+        if not isinstance(ball, L2Ball):
+            raise ValueError(f"ball: an L2Ball is expected, got {ball!r}")
         part = risk.subset(slice(self.images))
 
         def climb(objective: Objective, region: Region, at: Tensor | None = start) -> Maximum:
