@@ -1,6 +1,6 @@
 """Test images that are nearly among the clean ones: frames of one physical sign on both sides.
 
-    python -m ibau_lab.near_duplicates --data gtsrb
+    python -m ibau_lab.near_duplicates --data gtsrb --results book/results/near_duplicates.jsonl
 
 GTSRB's photographs were taken from films, some thirty of each physical sign, and its official test
 half holds such frames one by one. The talk draws the defender's clean images from that half, so
@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ibau_lite.data import load
+from ibau_lite.data import Dataset, load
 
-__all__ = ["NEAR", "main", "nearest"]
+from .records import append, provenance
+
+__all__ = ["NEAR", "counted", "main", "nearest"]
 
 NEAR = 0.95
 """From this correlation on two images count as near-duplicates."""
@@ -50,24 +54,45 @@ def _standardised(images: Tensor) -> Tensor:
     return centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print how many test images are near-duplicates, and how often their neighbour knows them."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", default="gtsrb", help="cifar10, gtsrb or signs")
-    choice = parser.parse_args(arguments)
-    dataset = load(choice.data)
-    print(dataset.source)
-    test = dataset.test
+def counted(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """How many test images are near-duplicates of clean images, and of as many training images.
+
+    "share" of the test images that correlate above `NEAR` with one of them, and "label", the share
+    for which the label of the nearest is right. The training images are drawn at random.
+    """
     drawn = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))
     parts = {"clean": dataset.clean, "training": dataset.train[drawn[: len(dataset.clean)]]}
+    told = {}
     for name, part in parts.items():
-        values, places = nearest(test.images, part.images)
-        right = (part.labels[places] == test.labels).float().mean()
+        values, places = nearest(dataset.test.images, part.images)
+        right = part.labels[places] == dataset.test.labels
+        told[name] = {
+            "among": len(part),
+            "n": len(values),
+            "share": float((values > NEAR).double().mean()),
+            "label": float(right.double().mean()),
+        }
+    return told
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print how many test images are near-duplicates; with --results, record it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", default="gtsrb", help="cifar10, gtsrb or signs")
+    parser.add_argument("--results", type=Path, help="a JSON Lines file to append to")
+    choice = parser.parse_args(arguments)
+    dataset = load(choice.data)
+    told = counted(dataset)
+    print(dataset.source)
+    for name, row in told.items():
         print(
-            f"{(values > NEAR).float().mean():.1%} of {len(test):,} test images correlate above "
-            f"{NEAR} with one of {len(part):,} {name} images; the label of the nearest is right "
-            f"for {right:.1%}"
+            f"{row['share']:.1%} of {row['n']:,} test images correlate above {NEAR} with one of "
+            f"{row['among']:,} {name} images; the label of the nearest is right for "
+            f"{row['label']:.1%}"
         )
+    if choice.results is not None:
+        heading = {"data": dataset.name, "source": dataset.source, "near": NEAR}
+        append(choice.results, {**heading, **told, **provenance()})
     return 0
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ibau_lab import near_duplicates
+from ibau_lab import near_duplicates, read
 from ibau_lab.near_duplicates import NEAR, nearest
 
 IMAGES = torch.rand(7, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -41,8 +41,11 @@ def test_what_cannot_be_compared_is_refused(among):
         nearest(IMAGES, among)
 
 
-def test_the_command_says_how_many_there_are(capsys):
-    assert near_duplicates.main(["--data", "signs"]) == 0
+def test_the_command_says_how_many_there_are(capsys, tmp_path):
+    results = tmp_path / "near.jsonl"
+    assert near_duplicates.main(["--data", "signs", "--results", str(results)]) == 0
+    (record,) = read(results)
+    assert record["near"] == NEAR and record["clean"]["among"] == record["training"]["among"] == 800
     text = capsys.readouterr().out
     assert "of 1,800 test images correlate above 0.95 with one of 800 clean images" in text
 
