@@ -1,6 +1,6 @@
 """Test images that are nearly among the clean ones: frames of one physical sign on both sides.
 
-    python -m ibau_lab.near_duplicates --data gtsrb --results book/results/near_duplicates.jsonl
+    python -m ibau_lab neighbours --data gtsrb --results book/results/near_duplicates.jsonl
 
 GTSRB's photographs were taken from films, some thirty of each physical sign, and its official test
 half holds such frames one by one. The talk draws the defender's clean images from that half, so
@@ -77,7 +77,9 @@ def counted(dataset: Dataset) -> dict[str, dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print how many test images are near-duplicates; with --results, record it."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="ibau_lab neighbours", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--data", default="gtsrb", help="cifar10, gtsrb or signs")
     parser.add_argument("--results", type=Path, help="a JSON Lines file to append to")
     choice = parser.parse_args(arguments)
@@ -94,7 +96,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         heading = {"data": dataset.name, "source": dataset.source, "near": NEAR}
         append(choice.results, {**heading, **told, **provenance()})
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
