@@ -52,7 +52,7 @@ def test_a_chapter_runs_in_a_fresh_folder_with_the_records_and_the_profile(
         executed = nbformat.read(chapters.run(chapter, "smoke", finished.append), as_version=4)
         assert executed.cells[-1].outputs[0].text == "smoke ['results'] None 1\n"
     assert max(finished) == 3
-    assert sorted(p.name for p in press.iterdir()) == ["01_tiny.ipynb", "results"]
+    assert sorted(p.name for p in press.iterdir()) == ["01_tiny.ipynb", "lab", "results"]
     assert len(list(chapters.KEPT.iterdir())) == 1
 
 

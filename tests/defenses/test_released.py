@@ -139,7 +139,7 @@ def test_the_defaults_are_the_published_numbers():
     assert cifar.inner == OnePass(10.0, "sgd", 100) and gtsrb.inner == OnePass(1.0, "adam", 100)
     assert (cifar.clamp, gtsrb.clamp) == (False, True)
     for recipe in (cifar, gtsrb):
-        assert (recipe.ball.radius, recipe.ball.norm, recipe.penalty) == (10.0, "l2", 0.001)
+        assert (recipe.ball, recipe.penalty) == (L2Ball(10.0), 0.001)
         assert (recipe.batch_size, recipe.lr, recipe.stamped) == (100, 1e-3, 0.01)
         assert (recipe.implicit_images, recipe.inner_labels) == (100, "predicted")
         assert not recipe.on_ball and not recipe.decay and not recipe.flip and not recipe.shift
