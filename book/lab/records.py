@@ -164,8 +164,8 @@ def append(path: str | Path, record: Mapping[str, Any]) -> None:
 def read(path: str | Path, *, cut: bool = False) -> list[dict[str, Any]]:
     """All records of a file, in the order they were finished; none where there is no file.
 
-    Raises `ValueError` that names the line which is not a JSON object. With `cut`, a line that is
-    not JSON, which a crash may leave, is passed over with a warning.
+    Raises `ValueError` that names the line which is no record: not a JSON object, or one whose
+    `cell` is none. With `cut`, such a line, which a crash may leave, is passed over with a warning.
     """
     path = Path(path)
     if not path.exists() or not path.stat().st_size:
@@ -176,15 +176,22 @@ def read(path: str | Path, *, cut: bool = False) -> list[dict[str, Any]]:
         if not line:  # two writers may both have closed a line that a third was still writing
             continue
         try:
-            record = json.loads(line)
-        except ValueError as error:  # not JSON, or cut inside a character
-            if cut:
-                warnings.warn(
-                    f"{path}, line {number}: was cut short, and its cell is lost", stacklevel=2
-                )
-                continue
-            raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number}: an object is expected, got {record!r}")
-        records.append(record)
+            records.append(_parsed(line))
+        except ValueError as error:
+            if not cut:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+            warnings.warn(
+                f"{path}, line {number}: was cut short, or is no record; its cell is lost",
+                stacklevel=2,
+            )
     return records
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:  # not JSON, cut inside a character, too deep
+        raise ValueError(f"not JSON ({error})") from error
+    if not isinstance(record, dict) or not isinstance(record.get("cell", {}), dict):
+        raise ValueError(f"an object is expected, and so of its cell, got {str(record)[:100]}")
+    return record

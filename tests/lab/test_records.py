@@ -68,6 +68,18 @@ def test_a_file_that_ends_anywhere_can_be_read_on(tmp_path: Path) -> None:
                 assert read(path, cut=True) == [RECORD, RECORD]
 
 
+@pytest.mark.parametrize("line", ['{"cell": 0}', '{"cell": null}', "[1]", "3", "[" * 100_000])
+def test_a_line_that_is_no_record_is_named_or_passed_over(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    append(path, RECORD)
+    path.write_text(path.read_text("utf-8") + line + "\n", "utf-8")
+    with pytest.raises(ValueError, match=r"results\.jsonl, line 2: ") as refused:
+        read(path)
+    assert len(str(refused.value)) < 1000
+    with pytest.warns(UserWarning, match="line 2: was cut short, or is no record"):
+        assert read(path, cut=True) == [RECORD]
+
+
 def test_any_text_can_be_recorded(tmp_path: Path) -> None:
     append(tmp_path / "r.jsonl", {"error": "a file named \udcff", "δ": "→"})
     assert read(tmp_path / "r.jsonl") == [{"error": "a file named \udcff", "δ": "→"}]
