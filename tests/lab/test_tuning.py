@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from ibau_lab import describe, tuning
+from ibau_lab import describe, read, tuning
 from ibau_lab.contenders import contender
 from ibau_lab.zoo import members
 from ibau_lite.data import Dataset, Labelled
+from ibau_lite.streams import VERSION
 
 
 def test_settings_are_searched_on_some_attacks_and_confirmed_on_the_others() -> None:
@@ -28,6 +31,7 @@ def test_the_table_has_a_line_a_row_and_gathers_seeds() -> None:
         return {
             "settings": {"config": describe(tuning.recipe(row, "gtsrb")), "test": {"count": 1000}},
             "data": "gtsrb", "attack": attack, "defense": row, "seed": seed,
+            "versions": {"streams": VERSION},
             "before": {"accuracy": 0.9}, "after": {"accuracy": acc, "attack_success_rate": asr},
         }  # fmt: skip
 
@@ -57,12 +61,20 @@ def test_a_row_is_found_again_when_the_search_has_a_new_setting() -> None:
     del config["inner"]["near"], config["inner"]["keep_scouts"]
     record = {
         "settings": {"config": config, "test": {"count": 8000}}, "data": "cifar10",
-        "attack": "blend", "defense": row, "seed": 0,
+        "attack": "blend", "defense": row, "seed": 0, "versions": {"streams": VERSION},
         "before": {"accuracy": 0.9}, "after": {"accuracy": 0.9, "attack_success_rate": 0.0},
     }  # fmt: skip
     assert len(tuning.table([record], "cifar10").splitlines()) == 3
     config["inner"]["near"] = 0.5
     assert len(tuning.table([record], "cifar10").splitlines()) == 2
+
+
+@pytest.mark.parametrize("data", ["cifar10", "gtsrb"])
+def test_what_the_book_has_on_record_is_in_its_table(data: str) -> None:
+    """Records of older networks are known by their names, whatever a setting is called today."""
+    records = read(Path(__file__).parents[2] / "book" / "results" / "tuning.jsonl")
+    rows = {record["defense"] for record in records if record["data"] == data} & set(tuning.ROWS)
+    assert rows and len(tuning.table(records, data).splitlines()) == 2 + len(rows)
 
 
 def test_what_is_measured_on_is_of_no_table() -> None:
