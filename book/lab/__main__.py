@@ -9,14 +9,15 @@ COMMANDS = {
     "zoo": "ibau_lab.zoo",
     "reproduce": "ibau_lab.runner",
     "tables": "ibau_lab.report",
-    "neighbours": "ibau_lab.near_duplicates",
+    "near_duplicates": "ibau_lab.near_duplicates",
 }
 HELP = """usage: python -m ibau_lab COMMAND …
 
   zoo        train poisoned networks, or print the table of those that are recorded
   reproduce  run the cells of the talk's tables, list them, or estimate their time
   tables     print what is recorded of the tables, beside the talk's numbers
-  neighbours count the test images that are nearly among the clean ones
+  near_duplicates
+             count the test images that are nearly among the clean ones
 
 python -m ibau_lab COMMAND --help says the rest."""
 

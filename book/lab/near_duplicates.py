@@ -1,6 +1,6 @@
 """Test images that are nearly among the clean ones: frames of one physical sign on both sides.
 
-    python -m ibau_lab neighbours --data gtsrb --results book/results/near_duplicates.jsonl
+    python -m ibau_lab near_duplicates --data gtsrb --results near_duplicates.jsonl
 
 GTSRB's photographs were taken from films, some thirty of each physical sign, and its official test
 half holds such frames one by one. The talk draws the defender's clean images from that half, so
@@ -78,7 +78,7 @@ def counted(dataset: Dataset) -> dict[str, dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print how many test images are near-duplicates; with --results, record it."""
     parser = argparse.ArgumentParser(
-        prog="ibau_lab neighbours", description=(__doc__ or "").splitlines()[0]
+        prog="ibau_lab near_duplicates", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--data", default="gtsrb", help="cifar10, gtsrb or signs")
     parser.add_argument("--results", type=Path, help="a JSON Lines file to append to")

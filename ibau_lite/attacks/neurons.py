@@ -45,8 +45,9 @@ class Neurons:
 
         Others cannot be excited by what is added to black: their largest activation lies where the
         images are black, or they prefer the dark. Where fewer answer, the first of these are taken,
-        too.
+        too. Raises `ValueError` as `strongest` does.
         """
+        _check_count(count, len(self.chosen))
         with torch.no_grad():
             answers, black = self(images).mean(0), self(torch.zeros_like(images[:1]))[0]
         order = (answers > black).to(torch.uint8).argsort(descending=True, stable=True)
@@ -75,9 +76,13 @@ def strongest(network: nn.Module, count: int | None = None) -> Neurons:
     if norm is not None and norm.weight is not None and norm.running_var is not None:
         score = score * norm.weight.detach().abs() / (norm.running_var + norm.eps).sqrt()
     count = len(score) if count is None else count
-    if not 1 <= count <= len(score):
-        raise ValueError(f"neurons: 1 to {len(score)} are expected, got {count}")
+    _check_count(count, len(score))
     return Neurons(network, classifier, len(score), score.argsort(descending=True)[:count])
+
+
+def _check_count(count: int, total: int) -> None:
+    if not 1 <= count <= total:
+        raise ValueError(f"neurons: 1 to {total} are expected, got {count}")
 
 
 def _norm_after(network: nn.Module, layer: nn.Module) -> nn.BatchNorm2d | None:

@@ -270,7 +270,6 @@ def _trojan(
     with still(network) as device:
         where = mask[None].to(device)
         colours = torch.rand(images.shape[1:], generator=generator).to(device)
-        strongest(network, neurons)  # refuses a number of neurons that the network does not have
         anchors = strongest(network).excited((where * colours)[None], neurons)
         colours.requires_grad_()
         optimizer = torch.optim.Adam([colours], lr=0.05)
