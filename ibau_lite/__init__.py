@@ -2,8 +2,10 @@
 
     import ibau_lite as ib
     signs = ib.data.load("signs")
+    defended = ib.ibau(model, signs.clean)
 
-Rooms are imported when they are first named, so that `import ibau_lite` costs nothing beyond torch.
+`ib.ibau` is the defence, `ib.IBAU` its settings, `ib.hypergradient` what it follows. The other
+rooms are imported when they are first named.
 """
 
 from __future__ import annotations
@@ -12,21 +14,25 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from ibau_lite.hypergrad import hypergradient
+from ibau_lite.ibau import IBAU, ibau
+
 if TYPE_CHECKING:
     from ibau_lite import (  # type: ignore[attr-defined]  # `theory` lies beside this folder
         attacks,
         checkpoints,
         data,
         defenses,
-        folding,
         hypergrad,
         metrics,
         minimax,
         models,
         plots,
-        replay,
+        protocol,
+        searches,
         sets,
         solvers,
+        speed,
         streams,
         testing,
         theory,
@@ -37,26 +43,29 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "IBAU",
     "attacks",
     "checkpoints",
     "data",
     "defenses",
-    "folding",
     "hypergrad",
+    "hypergradient",
+    "ibau",
     "metrics",
     "minimax",
     "models",
     "plots",
-    "replay",
+    "protocol",
+    "searches",
     "sets",
     "solvers",
+    "speed",
     "streams",
     "testing",
     "theory",
     "training",
     "zoo",
 ]
-
 
 def __getattr__(name: str) -> ModuleType:
     """Import the room `name` on first use; AttributeError if there is no such room."""

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.func import functional_call, jvp
 
-from ibau_lite.folding import fold_batchnorm, frozen
 from ibau_lite.models import resnet18, small_cnn, small_vgg
+from ibau_lite.speed import fold_batchnorm, frozen
 
 
 def settled(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
+from ibau_lite import IBAU, ibau
+from ibau_lite._kinds import unchecked
 from ibau_lite.data import Labelled
-from ibau_lite.defenses import IBAUConfig, ibau, outer_step
-from ibau_lite.kinds import unchecked
 from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.models import small_cnn
-from ibau_lite.replay import Replay
 from ibau_lite.sets import Blocks, L1Ball, L2Ball, Window, Within
 from ibau_lite.solvers import MINRES, FixedPoint, SolverWarning
+from ibau_lite.speed import RecordedSteps, Replay, replay
 
-CONFIG = IBAUConfig(batch_size=4, ball=L2Ball(0.5), solver=MINRES(max_iter=2))
+module = importlib.import_module("ibau_lite.ibau")  # `ibau_lite.ibau` is the function
+CONFIG = IBAU(batch_size=4, ball=L2Ball(0.5), solver=MINRES(max_iter=2))
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
@@ -37,6 +40,13 @@ class Noted:
         return self.function(*batch)
 
 
+@pytest.fixture
+def noted(monkeypatch):
+    monkeypatch.setattr(replay, "Replay", Noted)
+    monkeypatch.setattr(Noted, "made", [])
+    return Noted.made
+
+
 def problem(size: int = 4):
     generator = torch.Generator().manual_seed(0)
     network = small_cnn(3, width=4, seed=0).double().eval()
@@ -48,39 +58,46 @@ def problem(size: int = 4):
     return theta, inner, outer
 
 
-def steps(config: IBAUConfig, monkeypatch) -> tuple[outer_step.OuterStep, outer_step.OuterStep]:
-    """(as on a GPU, as on a CPU)."""
-    monkeypatch.setattr(outer_step, "Replay", Noted)
-    monkeypatch.setattr(Noted, "made", [])
+def steps(found, config: IBAU = CONFIG, *, wanted: bool) -> RecordedSteps:
+    """Those of `ibau`, recorded as on a GPU or not."""
+    theta, inner, outer = problem(config.batch_size)
+    made = module._recorded(outer.model, theta, inner, found, config, turns=10)
+    made._wanted = wanted
+    return made
+
+
+def climbed(*regions):
     theta, inner, _ = problem()
-    recorded = outer_step.OuterStep(theta, inner, config, turns=10)
-    plain = outer_step.OuterStep(theta, inner, config, turns=10)
-    assert not plain._records  # there is nothing to record on a CPU
-    recorded._records = True
-    return recorded, plain
+    return [Ascent(2)(inner, theta, region) for region in regions]
 
 
-def test_a_recorded_step_is_the_step_and_each_delta_is_recorded_once(monkeypatch):
-    theta, inner, outer = problem()
-    recorded, plain = steps(CONFIG, monkeypatch)
-    found = [Ascent(2)(inner, theta, L2Ball(radius)) for radius in (0.3, 0.5)]
-    for maximum in found * 2:
-        slopes, sizes = recorded(maximum, outer)
-        same, as_large = plain(maximum, outer)
+def test_a_recorded_step_is_the_step_and_each_delta_is_recorded_once(noted):
+    _, _, outer = problem()
+    batch = (outer.images, outer.labels, outer.stamped)
+    found = climbed(L2Ball(0.3), L2Ball(0.5))
+    recorded, plain = steps(found, wanted=True), steps(found, wanted=False)
+    for number in (0, 1, 0, 1):
+        slopes, sizes = recorded(number, *batch)
+        same, as_large = plain(number, *batch)
         assert sizes == as_large
-        assert all(torch.equal(slopes[name], same[name]) for name in theta)
-    assert len(Noted.made) == 2
-    assert [each.given_pool for each in Noted.made] == [None, "shared"]
+        assert all(torch.equal(slopes[name], same[name]) for name in same)
+    assert [each.given_pool for each in noted] == [None, "shared"]
 
 
-def test_what_is_looked_at_or_short_is_not_recorded(monkeypatch):
-    theta, inner, outer = problem()
-    recorded, _ = steps(CONFIG, monkeypatch)
-    maximum = Ascent(2)(inner, theta, L2Ball(0.5))
-    _, sizes = recorded(maximum, outer, certify=True)
-    assert "residual" in sizes
-    recorded(maximum, outer.subset(slice(3)))  # the last batch of a pass
-    assert not Noted.made
+def test_the_first_batch_of_a_round_and_a_short_one_are_not_recorded(noted, monkeypatch):
+    """The first looks at its residual, the last of a pass may have another shape."""
+    generator = torch.Generator().manual_seed(0)
+    clean = Labelled(torch.rand(14, 3, 8, 8, generator=generator), torch.arange(14) % 3)
+    network = small_cnn(3, width=2, seed=0).eval()
+    seen, usual = [], module._recorded
+
+    def watched(*args, **kwargs):
+        made = usual(*args, **kwargs)
+        return lambda number, *batch: (seen.append(len(batch[0])), made(number, *batch))[1]
+
+    monkeypatch.setattr(module, "_recorded", watched)
+    ibau(network, clean, config=replace(CONFIG, rounds=2, inner=Ascent(2)))
+    assert seen == [4, 4, 4, 4]  # of four batches a round, of 4, 4, 4 and 2 images
 
 
 @pytest.mark.parametrize(
@@ -94,25 +111,32 @@ def test_what_is_looked_at_or_short_is_not_recorded(monkeypatch):
     ],
 )
 def test_a_solver_that_may_look_is_not_recorded(solver, looks):
-    assert outer_step._looks_at_nothing(replace(CONFIG, solver=solver)) is not looks
+    theta, inner, outer = problem()
+    on_gpu = {name: SimpleNamespace(is_cuda=True) for name in theta}
+    config = replace(CONFIG, solver=solver)
+    many = module._recorded(outer.model, on_gpu, inner, [], config, turns=10)
+    few = module._recorded(outer.model, on_gpu, inner, [], config, turns=9)
+    cpu = module._recorded(outer.model, theta, inner, [], config, turns=10)
+    assert many._wanted is not looks and not few._wanted and not cpu._wanted
 
 
 def test_a_network_that_cannot_be_recorded_is_told_of_once(monkeypatch):
-    theta, inner, outer = problem()
-    recorded, plain = steps(CONFIG, monkeypatch)
+    _, _, outer = problem()
+    batch = (outer.images, outer.labels, outer.stamped)
+    found = climbed(L2Ball(0.5))
+    recorded, plain = steps(found, wanted=True), steps(found, wanted=False)
 
     def refuse(*_, **__):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(outer_step, "Replay", refuse)
-    maximum = Ascent(2)(inner, theta, L2Ball(0.5))
+    monkeypatch.setattr(replay, "Replay", refuse)
     with pytest.warns(RuntimeWarning, match="not permitted"):
-        slopes, _ = recorded(maximum, outer)
+        slopes, _ = recorded(0, *batch)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
-        recorded(maximum, outer)
-    same, _ = plain(maximum, outer)
-    assert all(torch.equal(slopes[name], same[name]) for name in theta)
+        recorded(0, *batch)
+    same, _ = plain(0, *batch)
+    assert all(torch.equal(slopes[name], same[name]) for name in same)
 
 
 def test_while_recording_no_number_is_looked_at(monkeypatch):
@@ -165,16 +189,17 @@ def test_a_graph_gives_the_numbers_of_the_step_for_every_kind_of_set(solver):
     )
     outer = replace(outer, stamped=outer.stamped.cuda())
     config = replace(CONFIG, batch_size=8, solver=solver)
-    recorded = outer_step.OuterStep(theta, inner, config, turns=10)
-    plain = outer_step.OuterStep(theta, inner, config, turns=1)
     ball = L2Ball(0.5)
     regions = (ball, Within(ball, Blocks(2)), Within(ball, Window(4, 4, 16)), L1Ball(2.0))
     found = [Ascent(2)(inner, theta, region) for region in regions]
+    recorded = module._recorded(outer.model, theta, inner, found, config, turns=10)
+    plain = module._recorded(outer.model, theta, inner, found, config, turns=1)
+    batch = (outer.images, outer.labels, outer.stamped)
     for _ in range(3):
-        for maximum in found:
-            slopes, sizes = recorded(maximum, outer)
-            same, as_large = plain(maximum, outer)
-            assert recorded._records
+        for number in range(len(found)):
+            slopes, sizes = recorded(number, *batch)
+            same, as_large = plain(number, *batch)
+            assert recorded._wanted
             torch.testing.assert_close(dict(slopes), dict(same), rtol=1e-6, atol=1e-9)
             torch.testing.assert_close(dict(sizes), dict(as_large), rtol=1e-6, atol=1e-9)
         with torch.no_grad():

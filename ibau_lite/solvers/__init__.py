@@ -17,19 +17,18 @@ answer it is.
 
 from __future__ import annotations
 
-from ibau_lite.solvers._conjugate_gradient import ConjugateGradient
-from ibau_lite.solvers._fixed_point import FixedPoint
-from ibau_lite.solvers._lanczos import Ritz, lanczos
-from ibau_lite.solvers._low_rank import LowRank
-from ibau_lite.solvers._minres import MINRES
-from ibau_lite.solvers._nystrom import nystrom
-from ibau_lite.solvers._solution import (
+from ibau_lite.solvers.iterative import (
+    MINRES,
+    ConjugateGradient,
     ConvergenceWarning,
+    FixedPoint,
+    MatVec,
     NegativeCurvatureWarning,
     Solution,
     SolverWarning,
+    Vector,
 )
-from ibau_lite.solvers._system import MatVec, Vector
+from ibau_lite.solvers.low_rank import LowRank, Ritz, lanczos, nystrom
 
 __all__ = [
     "MINRES",

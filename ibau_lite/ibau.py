@@ -5,8 +5,9 @@ r"""I-BAU: backdoor removal as a minimax problem, solved with the implicit hyper
 
 A round is (1) an inner maximisation that finds δ ≈ δ(θ), and (2) one pass over the clean set in
 which θ follows the hypergradient, the direct gradient at δ plus what comes from δ moving with θ.
+First the settings (`IBAU`), then the algorithm (`ibau`) with its two players.
 Source: Zeng, Chen, Park, Mao, Jin, Jia, *Adversarial Unlearning of Backdoors via Implicit
-Hypergradient*, ICLR 2022. Drawing back: Wortsman et al. 2022 (WiSE-FT).
+Hypergradient*, ICLR 2022. Interpolation: Wortsman et al. 2022 (WiSE-FT).
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,35 +23,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ibau_lite._kinds import check_kinds
 from ibau_lite.data import Labelled
-from ibau_lite.defenses.door import private_copy
-from ibau_lite.defenses.early_stopping import EarlyStopping, Watch
-from ibau_lite.defenses.outer_step import OuterStep
-from ibau_lite.defenses.protocol import (
-    Outcome,
-    Run,
-    check_finite,
-    defense,
-    hold_out,
-)
-from ibau_lite.folding import fold_batchnorm
-from ibau_lite.hypergrad import Solver
-from ibau_lite.kinds import check_kinds
+from ibau_lite.door import private_copy
+from ibau_lite.hypergrad import Hypergradient, Solver, hypergradient
 from ibau_lite.metrics import predict
-from ibau_lite.minimax import AimedUnion, Ascent, Maximum, OnePass, Risk, Scouted, Search
+from ibau_lite.minimax import Ascent, Maximum, Risk, Scouted, Search
+from ibau_lite.protocol import Outcome, Run, check_finite, defense
+from ibau_lite.searches import AimedUnion, OnePass
 from ibau_lite.sets import L2Ball, Region
 from ibau_lite.solvers import MINRES, FixedPoint
+from ibau_lite.speed import DoubleBackward, RecordedSteps, fold_batchnorm
 from ibau_lite.streams import stream
 from ibau_lite.training import augment, reshuffled
 
-__all__ = ["IBAUConfig", "ibau"]
+__all__ = ["IBAU", "ibau"]
 
 _COUNTS = ("inner_images", "outer_images", "implicit_images")  # None: all there are
 _ADVICE = "lower lr, raise the solver's damping, or drop the indirect term (solver=None)"
+_WORTH_RECORDING = 10  # batches of one δ: recording takes four runs of a step
+
+Parameters = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class IBAUConfig:
+class IBAU:
     """Every setting of I-BAU; the defaults are one recipe for all data sets.
 
     The problem
@@ -65,22 +61,20 @@ class IBAUConfig:
         rounds, batch_size, lr (Adam), decay (the step falls linearly to zero over all rounds).
         outer_images: how many images a round passes over, in a new order each round and again and
         again where the clean set has fewer (None: each once). stamped: the fraction of each batch
-        that carries δ. flip, shift: augmentation of the clean batches. anchor: the
+        that carries δ. flip, shift: augmentation of the clean batches. distillation_weight: the
         weight a of the given network's own answer to the image without δ in the labels of the
         pass, q = (1 − a)·onehot(y) + a·softmax f_θ₀(x): what the network knew is kept (0: not).
-        draw_back: the fraction b of the way back to the given parameters that is gone at the end,
-        θ ← (1 − b)·θ + b·θ₀, which trades some of the removal for accuracy.
+        interpolation: the fraction b of the way back to the given parameters that is gone at the
+        end, θ ← (1 − b)·θ + b·θ₀, which trades some of the removal for accuracy.
     The indirect term
         solver: (matvec, b) → Solution; None drops the term, the naive minimax. implicit_images:
-        how many images make up the inner objective that is differentiated twice: the first ones
-        of the clean set, which must not be sorted by class (None: the outer batch itself, as it is
-        stamped, so that inner and outer objective are one). on_ball:
-        differentiate the conditions of the maximum on the ball (KKT) rather than ∇₁H = 0. trust:
-        the indirect term is scaled down to at most this times the norm of the direct one. At a
-        maximum it would be small (Danskin); where it is not, δ is not δ(θ) and the formula is
-        outside its domain. None takes it as it comes, as the published code does.
-    When to stop
-        stopping: `EarlyStopping`, or None for all rounds.
+        how many images make up the inner objective that is differentiated twice: drawn once from
+        the clean set (None: the outer batch itself, as it is stamped, so that inner and outer
+        objective are one). on_ball: differentiate the conditions of the maximum on the ball (KKT)
+        rather than ∇₁H = 0. max_indirect_ratio: the indirect term is scaled down to at most this
+        times the norm of the direct one. At a maximum it would be small (Danskin); where it is
+        not, δ is not δ(θ) and the formula is outside its domain. None takes it as it comes, as
+        the published code does.
     """
 
     rounds: int = 5
@@ -97,19 +91,16 @@ class IBAUConfig:
     stamped: float = 0.05
     flip: bool = False
     shift: int = 2
-    anchor: float = 0.0
-    draw_back: float = 0.0
+    distillation_weight: float = 0.0
+    interpolation: float = 0.0
     solver: Solver | None = MINRES(max_iter=5)
     implicit_images: int | None = 50
     on_ball: bool = True
-    trust: float | None = 0.5
-    stopping: EarlyStopping | None = None
+    max_indirect_ratio: float | None = 0.5
 
     def __post_init__(self) -> None:
         if not hasattr(self.ball, "project"):
             raise TypeError(f"ball is a set, as L2Ball(4.0), got {self.ball!r}")
-        if not (self.stopping is None or isinstance(self.stopping, EarlyStopping)):
-            raise TypeError(f"stopping is an EarlyStopping or None, got {self.stopping!r}")
         check_kinds(self)
         if self.rounds < 1 or self.batch_size < 1 or not 0 < self.lr < math.inf:
             raise ValueError(
@@ -131,19 +122,23 @@ class IBAUConfig:
             raise ValueError(f"shift is a number of pixels >= 0, got {self.shift}")
         if not 0 < self.stamped <= 1:
             raise ValueError(f"stamped is a fraction in (0, 1], got {self.stamped}")
-        if not 0 <= self.anchor <= 1:
-            raise ValueError(f"anchor is a weight in [0, 1], got {self.anchor}")
-        if not 0 <= self.draw_back < 1:
-            raise ValueError(f"draw_back is a fraction in [0, 1), got {self.draw_back}")
-        if self.trust is not None and not self.trust > 0:
-            raise ValueError(f"trust is a ratio above 0, or None, got {self.trust}")
+        if not 0 <= self.distillation_weight <= 1:
+            raise ValueError(
+                f"distillation_weight is a weight in [0, 1], got {self.distillation_weight}"
+            )
+        if not 0 <= self.interpolation < 1:
+            raise ValueError(f"interpolation is a fraction in [0, 1), got {self.interpolation}")
+        if self.max_indirect_ratio is not None and not self.max_indirect_ratio > 0:
+            raise ValueError(
+                f"max_indirect_ratio is a ratio above 0, or None, got {self.max_indirect_ratio}"
+            )
         if self.inner_labels not in ("true", "predicted"):
             raise ValueError(
                 f"inner_labels must be 'true' or 'predicted', got {self.inner_labels!r}"
             )
 
     @classmethod
-    def anchored(cls, **changes: Any) -> IBAUConfig:
+    def distilled(cls, **changes: Any) -> IBAU:
         """A recipe in which the network's own answers hold the accuracy.
 
         Several δ, in several sets, toward the classes that sparse ones single out, or away from all
@@ -158,16 +153,16 @@ class IBAUConfig:
             outer_images=40_000,
             batch_size=100,
             stamped=0.5,
-            anchor=0.9,
-            draw_back=0.1,
+            distillation_weight=0.9,
+            interpolation=0.1,
             solver=MINRES(max_iter=2),
             implicit_images=25,
-            trust=0.1,
+            max_indirect_ratio=0.1,
         )
         return replace(recipe, **changes)
 
     @classmethod
-    def exact(cls, **changes: Any) -> IBAUConfig:
+    def exact(cls, **changes: Any) -> IBAU:
         """The talk's mathematics: one H, inside and outside, each part solved to a tolerance.
 
         All images of a batch carry δ; the indirect term differentiates the outer batch's own H on
@@ -183,17 +178,17 @@ class IBAUConfig:
             shift=0,
             solver=MINRES(max_iter=50, tol=1e-3),
             implicit_images=None,
-            trust=None,
+            max_indirect_ratio=None,
         )
         return replace(recipe, **changes)
 
     @classmethod
-    def released(cls, *, gtsrb: bool = False, **changes: Any) -> IBAUConfig:
+    def released(cls, *, gtsrb: bool = False, **changes: Any) -> IBAU:
         """The recipe of the authors' published code, with its deviations from the talk.
 
         δ is sought by one pass of SGD (step 10) over batches of 100 on −CE(f(x + δ), *predicted*
         label) + 0.001‖δ‖² and projected once, to radius 10; the indirect term takes 5 fixed-point
-        steps of 0.1 for that objective with true labels on the *first* clean batch, whatever the
+        steps of 0.1 for that objective with true labels on *one* clean batch, whatever the
         outer batch; only 1 % of the outer batch, at least one image, carries δ. For GTSRB the
         images are clamped and the inner step is Adam's, 1.0. One thing is ours: the batches are
         drawn anew in each round, where the published loader's are the same in all of them.
@@ -209,16 +204,16 @@ class IBAUConfig:
             decay=False,
             stamped=0.01,
             shift=0,
-            solver=FixedPoint(step=0.1, max_iter=5, certify=False),
+            solver=FixedPoint(step=0.1, max_iter=5, compute_residual=False),
             implicit_images=100,
             on_ball=False,
-            trust=None,
+            max_indirect_ratio=None,
         )
         return replace(recipe, **changes)
 
 
-@defense(IBAUConfig)
-def ibau(model: nn.Module, clean: Labelled, config: IBAUConfig, run: Run) -> Outcome:
+@defense(IBAU)
+def ibau(model: nn.Module, clean: Labelled, config: IBAU, run: Run) -> Outcome:
     """Remove a backdoor from `model` with the clean images of the defender.
 
     Args:
@@ -228,16 +223,15 @@ def ibau(model: nn.Module, clean: Labelled, config: IBAUConfig, run: Run) -> Out
             direct term is within 3 % of float64; with weights in bfloat16 no solve holds (see the
             residual), so drop the indirect term.
         clean: images [N, C, H, W] in [0, 1] with true labels [N], untouched by the attacker.
-        config: the recipe, `IBAUConfig()` by default; `IBAUConfig.released()` is the published one.
+        config: the recipe, `IBAU()` by default; `IBAU.released()` is the published one.
         seed: which images are drawn, stamped and shifted.
         evaluator: called after each round on the network that a defence of so many rounds would
-            return, drawn back; its dict goes into the history.
+            return; its dict goes into the history.
 
     Returns: `Defended`, with one row a round in `history`: value (H at δ), delta_norm, loss (mean
         outer loss), direct and indirect (mean norms of the two terms as computed), residual (the
         true relative residual of the round's first solve), iterations (of that solve) and
-        negative_curvature (1 if it met some, else 0), and with `config.stopping` the held-out
-        accuracy, clean and under the worst δ; and of the last round the worst δ in
+        negative_curvature (1 if it met some, else 0); and of the last round the worst δ in
         `details["delta"]` [C, H, W], all that were found in `details["deltas"]` [m, C, H, W], and
         the `climbs` of the search (see `Maximum`) in `details["climbs"]`.
 
@@ -246,52 +240,41 @@ def ibau(model: nn.Module, clean: Labelled, config: IBAUConfig, run: Run) -> Out
         wrong (negative curvature, divergence).
     """
     network = fold_batchnorm(model)  # the same function of the same parameters, at less cost
-    generator = run.generator
+    reference = fold_batchnorm(private_copy(model)) if config.distillation_weight else None
     theta = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.Adam(theta.values(), lr=config.lr)
-    watch = None
-    if config.stopping is not None:
-        draws = stream(run.seed, "defense", "ibau", "held_out")
-        clean, held_out = hold_out(clean, config.stopping.held_out, draws)
-        search = partial(_find_deltas, network, theta, held_out, config, draws)
-        watch = Watch(
-            model,
-            held_out,
-            config.stopping,
-            lambda: _worst(search()).delta,
-            clamp=config.clamp,
-        )
-    reference = fold_batchnorm(private_copy(model)) if config.anchor else None
+    given = {name: p.detach().clone() for name, p in theta.items()} if config.interpolation else {}
     passed = config.outer_images or len(clean)
     batches = -(-passed // config.batch_size)
+    optimizer = torch.optim.Adam(theta.values(), lr=config.lr)
     decay = torch.optim.lr_scheduler.LinearLR(
         optimizer, 1.0, 0.0 if config.decay else 1.0, config.rounds * batches
     )
-    given = {name: p.detach().clone() for name, p in theta.items()} if config.draw_back else {}
+    inner = _inner_risk(network, clean, config, run)
     history: list[dict[str, Any]] = []
     bar = tqdm(total=config.rounds * batches, disable=not run.progress, unit="step", desc="I-BAU")
     for round_ in range(1, config.rounds + 1):
-        found = _find_deltas(network, theta, clean, config, generator)
-        inner = _inner_risk(network, clean, config)
-        step = OuterStep(theta, inner, config, turns=batches // len(found))
-        rows: list[Mapping[str, Tensor]] = []
-        for index in reshuffled(len(clean), passed, generator).split(config.batch_size):
-            outer = _outer_risk(network, clean, index, config, generator, reference)
-            slopes, sizes = step(found[len(rows) % len(found)], outer, certify=not rows)
-            for name, slope in slopes.items():
+        found = _find_deltas(network, theta, clean, config, run.generator)
+        recorded = _recorded(network, theta, inner, found, config, batches // len(found))
+        rows: list[Parameters] = []
+        for index in reshuffled(len(clean), passed, run.generator).split(config.batch_size):
+            outer = _outer_risk(network, clean, index, config, run.generator, reference)
+            turn = len(rows) % len(found)  # the batches take one δ after the other
+            if rows and len(index) == config.batch_size and outer.stamped is not None:
+                gradient, sizes = recorded(turn, outer.images, outer.labels, outer.stamped)
+            else:
+                gradient, sizes = _outer_gradient(
+                    theta, found[turn], outer, inner, config, compute_residual=not rows
+                )
+            for name, slope in gradient.items():
                 theta[name].grad = slope
             optimizer.step()
             decay.step()
             rows.append(sizes)
             bar.update()
-        worst = _worst(found)
+        worst = max(found, key=lambda maximum: maximum.value)
         history.append({"round": round_, **_summary(worst, rows)})
         check_finite(model, f"round {round_}", _ADVICE)
-        if watch is not None:
-            history[-1].update(watch())
-        history[-1].update(run.answers(_drawn_back(model, given, config.draw_back)))
-        if watch is not None and watch.has_seen_enough:
-            break
+        history[-1].update(run.answers(_interpolated(model, given, config.interpolation)))
     bar.close()
     optimizer.zero_grad(set_to_none=True)
     details: dict[str, Any] = {
@@ -299,20 +282,17 @@ def ibau(model: nn.Module, clean: Labelled, config: IBAUConfig, run: Run) -> Out
         "deltas": torch.stack([maximum.delta for maximum in found]),
         "climbs": list(worst.climbs),
     }
-    if watch is not None:
-        watch.restore()
-        details["kept_round"] = watch.kept_round
-    return _drawn_back(model, given, config.draw_back), history, details
+    return _interpolated(model, given, config.interpolation), history, details
 
 
 def _find_deltas(
     model: nn.Module,
-    theta: Mapping[str, Tensor],
+    theta: Parameters,
     clean: Labelled,
-    config: IBAUConfig,
+    config: IBAU,
     generator: torch.Generator,
 ) -> tuple[Maximum, ...]:
-    """The inner problem: δ ≈ arg max of H over the ball, on `inner_images` clean images."""
+    """The inner player: δ ≈ arg max of H over the ball, on `inner_images` clean images."""
     part = clean
     if config.inner_images is not None and config.inner_images < len(clean):
         part = clean[torch.randperm(len(clean), generator=generator)[: config.inner_images]]
@@ -324,11 +304,58 @@ def _find_deltas(
     return found if isinstance(found, tuple) else (found,)
 
 
+def _outer_gradient(
+    theta: Parameters,
+    maximum: Maximum,
+    outer: Risk,
+    inner: Risk | None,
+    config: IBAU,
+    *,
+    compute_residual: bool = False,
+) -> tuple[Parameters, Parameters]:
+    """The outer player: (what θ follows on a batch, the sizes of its parts).
+
+    That is direct + indirect, the second no longer than `max_indirect_ratio` times the first.
+    """
+    if inner is None:  # the outer objective itself, but for a penalty
+        inner = replace(outer, penalty=config.penalty) if config.penalty else outer
+    gradient = hypergradient(
+        outer,
+        inner,
+        maximum.delta,
+        theta,
+        solver=config.solver,
+        constraint=maximum.region if config.on_ball else maximum.region.span,
+        compute_residual=compute_residual,
+        derivatives=DoubleBackward,
+    )
+    sizes = _sizes(gradient, compute_residual)
+    if gradient.indirect is None or config.max_indirect_ratio is None:
+        return gradient.total, sizes
+    tiny = torch.finfo(sizes["indirect"].dtype).tiny
+    ratio = config.max_indirect_ratio * sizes["direct"] / sizes["indirect"].clamp_min(tiny)
+    scale = ratio.clamp_max(1.0)
+    followed = {name: d + scale * gradient.indirect[name] for name, d in gradient.direct.items()}
+    return followed, sizes
+
+
+def _inner_risk(model: nn.Module, clean: Labelled, config: IBAU, run: Run) -> Risk | None:
+    """The objective whose stationarity defines ∇δ(θ): H on a few clean images; None: the outer one.
+
+    The published code takes one batch every time, so the images are drawn once.
+    """
+    if config.implicit_images is None:
+        return None
+    draws = stream(run.seed, "defense", run.name, "implicit_images")
+    part = clean[torch.randperm(len(clean), generator=draws)[: config.implicit_images]]
+    return Risk(model, part.images, part.labels, penalty=config.penalty, clamp=config.clamp)
+
+
 def _outer_risk(
     model: nn.Module,
     clean: Labelled,
     index: Tensor,
-    config: IBAUConfig,
+    config: IBAU,
     generator: torch.Generator,
     reference: nn.Module | None,
 ) -> Risk:
@@ -341,29 +368,41 @@ def _outer_risk(
     stamped = stamped.to(clean.labels.device)
     labels = clean.labels[index]
     if reference is not None:
-        labels = _anchored(reference, images, labels, config.anchor)
+        labels = _distilled(reference, images, labels, config.distillation_weight)
     return Risk(model, images, labels, clamp=config.clamp, stamped=stamped)
 
 
-def _anchored(reference: nn.Module, images: Tensor, labels: Tensor, weight: float) -> Tensor:
+def _recorded(
+    model: nn.Module,
+    theta: Parameters,
+    inner: Risk | None,
+    found: Sequence[Maximum],
+    config: IBAU,
+    turns: int,
+) -> RecordedSteps:
+    """`_outer_gradient` at each δ as a function of a batch: on a GPU one launch (`speed.Replay`).
+
+    Recorded where a δ serves many batches and the solver is known to look at no number on the way,
+    as one with a tolerance does.
+    """
+
+    def step(number: int, images: Tensor, labels: Tensor, stamped: Tensor) -> Any:
+        outer = Risk(model, images, labels, clamp=config.clamp, stamped=stamped)
+        return _outer_gradient(theta, found[number], outer, inner, config)
+
+    looks_at_nothing = config.solver is None or getattr(config.solver, "tol", 0.0) is None
+    on_gpu = next(iter(theta.values())).is_cuda
+    return RecordedSteps(step, wanted=on_gpu and turns >= _WORTH_RECORDING and looks_at_nothing)
+
+
+def _distilled(reference: nn.Module, images: Tensor, labels: Tensor, weight: float) -> Tensor:
     """(1 − weight)·onehot(y) + weight·softmax f_θ₀(x), as probabilities [N, K]."""
     with torch.no_grad():
         own = reference(images.to(next(reference.parameters()).dtype)).softmax(1)
     return torch.lerp(F.one_hot(labels, own.shape[1]).to(own), own, weight)
 
 
-def _inner_risk(model: nn.Module, clean: Labelled, config: IBAUConfig) -> Risk | None:
-    """The objective whose stationarity defines ∇δ(θ): H on a few clean images; None: the outer one.
-
-    The published code takes the first batch every time, so the images are not drawn anew.
-    """
-    if config.implicit_images is None:
-        return None
-    part = clean[: config.implicit_images]
-    return Risk(model, part.images, part.labels, penalty=config.penalty, clamp=config.clamp)
-
-
-def _drawn_back(model: nn.Module, given: Mapping[str, Tensor], fraction: float) -> nn.Module:
+def _interpolated(model: nn.Module, given: Parameters, fraction: float) -> nn.Module:
     """θ ← (1 − b)·θ + b·θ₀ for what is given of θ₀, in a copy; the model itself if nothing is."""
     if not given:
         return model
@@ -375,12 +414,24 @@ def _drawn_back(model: nn.Module, given: Mapping[str, Tensor], fraction: float) 
     return model
 
 
-def _worst(found: Sequence[Maximum]) -> Maximum:
-    """The largest H of what was found."""
-    return max(found, key=lambda maximum: maximum.value)
+def _sizes(gradient: Hypergradient, solved: bool) -> dict[str, Tensor]:
+    """The numbers of a step that the history keeps, as scalars on the device."""
+    sizes = {"loss": gradient.value, "direct": _norm(gradient.direct)}
+    if gradient.indirect is not None:
+        sizes["indirect"] = _norm(gradient.indirect)
+    if gradient.residual is not None:
+        sizes["residual"] = gradient.residual
+    if solved and gradient.solution is not None:
+        sizes["iterations"] = torch.tensor(float(gradient.solution.iterations))
+        sizes["negative_curvature"] = torch.tensor(float(gradient.solution.negative_curvature))
+    return sizes
 
 
-def _summary(found: Maximum, steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+def _norm(tensors: Parameters) -> Tensor:
+    return torch.linalg.vector_norm(torch.stack([t.norm() for t in tensors.values()]))
+
+
+def _summary(found: Maximum, steps: Sequence[Parameters]) -> dict[str, float]:
     """What the history keeps of a round, the steps' numbers as means over those that have them."""
     means = {
         name: float(torch.stack([step[name] for step in steps if name in step]).mean())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from ibau_lite.kinds import unchecked
+from ibau_lite._kinds import unchecked
 
-__all__ = ["Replay"]
+__all__ = ["RecordedSteps", "Replay"]
 
 Result = TypeVar("Result")
 
@@ -62,3 +64,44 @@ class Replay(Generic[Result]):
             place.copy_(argument)
         self._graph.replay()
         return self._result
+
+
+class RecordedSteps:
+    """`step(number, *batch)` -> (what is followed, scalars that are kept), as one launch a number.
+
+    Each number's step is recorded when it is first called (`Replay`); the records share the memory
+    of their temporaries. The first of the results may be overwritten by the next call, the scalars
+    are copied. A step that cannot be recorded is launched kernel by kernel from then on, with a
+    warning. Where `wanted` is False nothing is recorded.
+    """
+
+    def __init__(
+        self,
+        step: Callable[..., tuple[Mapping[str, Tensor], Mapping[str, Tensor]]],
+        *,
+        wanted: bool,
+    ) -> None:
+        self._step, self._wanted = step, wanted
+        self._records: dict[int, Replay[Any]] = {}
+
+    def __call__(
+        self, number: int, *batch: Tensor
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        if not self._wanted:
+            return self._step(number, *batch)
+        try:
+            if number not in self._records:
+                pool = next((record.pool for record in self._records.values()), None)
+                step = partial(self._step, number)
+                self._records[number] = Replay(step, *batch, pool=pool)
+        except RuntimeError as error:
+            self._wanted = False
+            warnings.warn(
+                f"a step of this network cannot be recorded as a CUDA graph ({error}); its kernels "
+                "are launched one by one, which takes longer",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return self._step(number, *batch)
+        followed, sizes = self._records[number](*batch)
+        return followed, {name: size.clone() for name, size in sizes.items()}
