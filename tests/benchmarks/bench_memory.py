@@ -27,7 +27,7 @@ from ibau_lite.minimax import Risk
 from ibau_lite.models import small_vgg
 from ibau_lite.sets import L2Ball
 from ibau_lite.solvers import MINRES
-from ibau_lite.speed import fold_batchnorm
+from ibau_lite.speed import DoubleBackward, fold_batchnorm
 
 CONTENDERS = (
     "training step",
@@ -63,7 +63,10 @@ def once(name: str, count: int, products: int, device: str) -> None:
         return
     solver = None if "naive" in name else MINRES(max_iter=products)
     theta = dict(model.named_parameters())
-    hypergradient(outer, inner, delta, theta, solver=solver, constraint=L2Ball(4.0))
+    hypergradient(
+        outer, inner, delta, theta, solver=solver, constraint=L2Ball(4.0),
+        derivatives=DoubleBackward,
+    )  # fmt: skip
 
 
 def peak(device: str) -> float:

@@ -37,10 +37,11 @@ from ibau_lab.victims import Victim
 from ibau_lab.zoo import Zoo
 from ibau_lite.attacks import Attack
 from ibau_lite.data import Dataset
-from ibau_lite.defenses import IBAU, ibau, naive, outer_step
+from ibau_lite.defenses import IBAU, ibau, naive
 from ibau_lite.metrics import evaluate
 from ibau_lite.minimax import Risk
 from ibau_lite.solvers import SolverWarning
+from ibau_lite.speed import replay
 
 
 def as_published(
@@ -49,7 +50,12 @@ def as_published(
     """`published` in the place of `hypergrad.hypergradient`; its sizes are of no interest here."""
     slopes = dict(zip(theta, published(outer.model, inner, outer, delta, 5), strict=True))
     return SimpleNamespace(
-        value=delta.new_zeros(()), direct=slopes, indirect=None, residual=None, total=slopes
+        value=delta.new_zeros(()),
+        direct=slopes,
+        total=slopes,
+        indirect=None,
+        residual=None,
+        solution=None,
     )
 
 
@@ -152,9 +158,10 @@ def main() -> None:
         for name, (defense, config) in rows.items()
         if name.startswith(tuple(options.only.split(";")))
     }
-    plain = mock.patch.object(outer_step, "hypergradient", as_published)
-    unfolded = mock.patch.object(sys.modules[ibau.__module__], "fold_batchnorm", lambda m: m)
-    kernel_by_kernel = mock.patch.object(outer_step, "Replay", _not_recorded)
+    module = sys.modules[ibau.__module__]
+    plain = mock.patch.object(module, "hypergradient", as_published)
+    unfolded = mock.patch.object(module, "fold_batchnorm", lambda m: m)
+    kernel_by_kernel = mock.patch.object(replay, "Replay", _not_recorded)
     with plain, unfolded, kernel_by_kernel:
         base = until_defended(ibau, released, victim.model, dataset, attack)
     found["released recipe, published code"] = base

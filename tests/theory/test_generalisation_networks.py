@@ -18,7 +18,7 @@ from ibau_lite.theory.margins import margin_error, margins
 from ibau_lite.theory.rank_correlation import kendall
 from torch import nn
 
-from ibau_lite import folding, models
+from ibau_lite import models, speed
 
 F64 = torch.float64
 quick = settings(deadline=None, max_examples=25)
@@ -123,7 +123,7 @@ def test_norms_refuse_what_is_no_layer():
 )
 def test_the_stages_compute_what_the_network_computes(model, shape):
     images = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0), dtype=F64)
-    wanted = folding.fold_batchnorm(model.double())(images)
+    wanted = speed.fold_batchnorm(model.double())(images)
     z = images
     for stage in chain(model, shape):
         z = stage(z.flatten(1) if stage.affine.weight.ndim == 2 else z)
