@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ibau_lite._kinds import check_kinds
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.door import private_copy
 from ibau_lite.hypergrad import Hypergradient, Solver, hypergradient
 from ibau_lite.metrics import predict
@@ -35,7 +35,7 @@ from ibau_lite.sets import L2Ball, Region
 from ibau_lite.solvers import MINRES, FixedPoint
 from ibau_lite.speed import DoubleBackward, RecordedSteps, fold_batchnorm
 from ibau_lite.streams import stream
-from ibau_lite.training import augment, reshuffled
+from ibau_lite.training import augment, shuffled_positions
 
 __all__ = ["IBAU", "ibau"]
 
@@ -213,7 +213,7 @@ class IBAU:
 
 
 @defense(IBAU)
-def ibau(model: nn.Module, clean: Labelled, config: IBAU, run: Run) -> Outcome:
+def ibau(model: nn.Module, clean: LabelledImages, config: IBAU, run: Run) -> Outcome:
     """Remove a backdoor from `model` with the clean images of the defender.
 
     Args:
@@ -228,7 +228,7 @@ def ibau(model: nn.Module, clean: Labelled, config: IBAU, run: Run) -> Outcome:
         evaluator: called after each round on the network that a defence of so many rounds would
             return; its dict goes into the history.
 
-    Returns: `Defended`, with one row a round in `history`: value (H at δ), delta_norm, loss (mean
+    Returns: `DefenseResult`, with one row a round in `history`: value (H at δ), delta_norm, loss (mean
         outer loss), direct and indirect (mean norms of the two terms as computed), residual (the
         true relative residual of the round's first solve), iterations (of that solve) and
         negative_curvature (1 if it met some, else 0); and of the last round the worst δ in
@@ -256,7 +256,7 @@ def ibau(model: nn.Module, clean: Labelled, config: IBAU, run: Run) -> Outcome:
         found = _find_deltas(network, theta, clean, config, run.generator)
         recorded = _recorded(network, theta, inner, found, config, batches // len(found))
         rows: list[Parameters] = []
-        for index in reshuffled(len(clean), passed, run.generator).split(config.batch_size):
+        for index in shuffled_positions(len(clean), passed, run.generator).split(config.batch_size):
             outer = _outer_risk(network, clean, index, config, run.generator, reference)
             turn = len(rows) % len(found)  # the batches take one δ after the other
             if rows and len(index) == config.batch_size and outer.stamped is not None:
@@ -274,7 +274,7 @@ def ibau(model: nn.Module, clean: Labelled, config: IBAU, run: Run) -> Outcome:
         worst = max(found, key=lambda maximum: maximum.value)
         history.append({"round": round_, **_summary(worst, rows)})
         check_finite(model, f"round {round_}", _ADVICE)
-        history[-1].update(run.answers(_interpolated(model, given, config.interpolation)))
+        history[-1].update(run.evaluate(_interpolated(model, given, config.interpolation)))
     bar.close()
     optimizer.zero_grad(set_to_none=True)
     details: dict[str, Any] = {
@@ -288,7 +288,7 @@ def ibau(model: nn.Module, clean: Labelled, config: IBAU, run: Run) -> Outcome:
 def _find_deltas(
     model: nn.Module,
     theta: Parameters,
-    clean: Labelled,
+    clean: LabelledImages,
     config: IBAU,
     generator: torch.Generator,
 ) -> tuple[Maximum, ...]:
@@ -339,7 +339,7 @@ def _outer_gradient(
     return followed, sizes
 
 
-def _inner_risk(model: nn.Module, clean: Labelled, config: IBAU, run: Run) -> Risk | None:
+def _inner_risk(model: nn.Module, clean: LabelledImages, config: IBAU, run: Run) -> Risk | None:
     """The objective whose stationarity defines ∇δ(θ): H on a few clean images; None: the outer one.
 
     The published code takes one batch every time, so the images are drawn once.
@@ -353,7 +353,7 @@ def _inner_risk(model: nn.Module, clean: Labelled, config: IBAU, run: Run) -> Ri
 
 def _outer_risk(
     model: nn.Module,
-    clean: Labelled,
+    clean: LabelledImages,
     index: Tensor,
     config: IBAU,
     generator: torch.Generator,

@@ -14,7 +14,7 @@ from torch import nn
 
 from ibau_lite import IBAU, ibau
 from ibau_lite._kinds import unchecked
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.models import small_cnn
 from ibau_lite.sets import Blocks, L1Ball, L2Ball, Window, Within
@@ -87,7 +87,7 @@ def test_a_recorded_step_is_the_step_and_each_delta_is_recorded_once(noted):
 def test_the_first_batch_of_a_round_and_a_short_one_are_not_recorded(noted, monkeypatch):
     """The first looks at its residual, the last of a pass may have another shape."""
     generator = torch.Generator().manual_seed(0)
-    clean = Labelled(torch.rand(14, 3, 8, 8, generator=generator), torch.arange(14) % 3)
+    clean = LabelledImages(torch.rand(14, 3, 8, 8, generator=generator), torch.arange(14) % 3)
     network = small_cnn(3, width=2, seed=0).eval()
     seen, usual = [], module._recorded
 
@@ -219,7 +219,7 @@ def test_a_network_that_looks_at_its_numbers_is_defended_all_the_same():
             return self.inside(x)
 
     generator = torch.Generator().manual_seed(0)
-    clean = Labelled(torch.rand(240, 3, 32, 32, generator=generator), torch.arange(240) % 3)
+    clean = LabelledImages(torch.rand(240, 3, 32, 32, generator=generator), torch.arange(240) % 3)
     config = replace(CONFIG, rounds=1, batch_size=8)
     with pytest.warns(RuntimeWarning, match="cannot be recorded"):
         ibau(Looks().cuda().eval(), clean, config=config)

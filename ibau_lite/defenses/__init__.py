@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from ibau_lite.defenses.anp import ANPConfig, anp
-from ibau_lite.defenses.deepinspect import DeepInspectConfig, deepinspect
-from ibau_lite.defenses.dp import DPConfig, dp
-from ibau_lite.defenses.fine_pruning import FinePruningConfig, fine_pruning
-from ibau_lite.defenses.fine_tuning import FineTuningConfig, fine_tuning
-from ibau_lite.defenses.ft_sam import FTSAMConfig, ft_sam
-from ibau_lite.defenses.inversion import Inversion, Inverted
-from ibau_lite.defenses.nad import NADConfig, nad
+from ibau_lite.defenses._anp import ANPConfig, anp
+from ibau_lite.defenses._deepinspect import DeepInspectConfig, deepinspect
+from ibau_lite.defenses._dp import DPConfig, dp
+from ibau_lite.defenses._fine_pruning import FinePruningConfig, fine_pruning
+from ibau_lite.defenses._fine_tuning import FineTuningConfig, fine_tuning
+from ibau_lite.defenses._ft_sam import FTSAMConfig, ft_sam
+from ibau_lite.defenses._nad import NADConfig, nad
+from ibau_lite.defenses._neural_cleanse import NeuralCleanseConfig, neural_cleanse
+from ibau_lite.defenses._sau import SAUConfig, sau
+from ibau_lite.defenses._tabor import TaborConfig, tabor
+from ibau_lite.defenses.inversion import Inversion, InvertedTriggers
 from ibau_lite.defenses.naive import naive
-from ibau_lite.defenses.neural_cleanse import NeuralCleanseConfig, neural_cleanse
-from ibau_lite.defenses.sau import SAUConfig, sau
-from ibau_lite.defenses.tabor import TaborConfig, tabor
 from ibau_lite.ibau import IBAU, ibau
 from ibau_lite.protocol import (
-    Defended,
     Defense,
+    DefenseResult,
     Evaluator,
     Run,
     defense,
@@ -48,14 +48,14 @@ __all__ = [
     "ANPConfig",
     "DPConfig",
     "DeepInspectConfig",
-    "Defended",
     "Defense",
+    "DefenseResult",
     "Evaluator",
     "FTSAMConfig",
     "FinePruningConfig",
     "FineTuningConfig",
     "Inversion",
-    "Inverted",
+    "InvertedTriggers",
     "NADConfig",
     "NeuralCleanseConfig",
     "Run",
