@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import IBAUConfig, ibau, outer_step
 from ibau_lite.kinds import unchecked
 from ibau_lite.minimax import Ascent, Risk
@@ -194,7 +194,7 @@ def test_a_network_that_looks_at_its_numbers_is_defended_all_the_same():
             return self.inside(x)
 
     generator = torch.Generator().manual_seed(0)
-    clean = Labelled(torch.rand(240, 3, 32, 32, generator=generator), torch.arange(240) % 3)
+    clean = LabelledImages(torch.rand(240, 3, 32, 32, generator=generator), torch.arange(240) % 3)
     config = replace(CONFIG, rounds=1, batch_size=8)
     with pytest.warns(RuntimeWarning, match="cannot be recorded"):
         ibau(Looks().cuda().eval(), clean, config=config)

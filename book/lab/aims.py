@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ibau_lite.attacks.talk import ONE_TARGET
+from ibau_lite.attacks.named import ONE_TARGET
 from ibau_lite.minimax import AimedUnion
 
 from .compare import Comparison, named

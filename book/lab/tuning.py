@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from ibau_lite.data import Dataset, Labelled
+from ibau_lite.data import Dataset, LabelledImages
 from ibau_lite.defenses import IBAUConfig
 from ibau_lite.metrics import evaluate, spread
 from ibau_lite.minimax import Aimed, AimedUnion, Ascent, Scouted
@@ -123,11 +123,11 @@ def recipe(row: str, data: str) -> IBAUConfig:
     return replace(START, flip=data == "cifar10", **ROWS[row])
 
 
-def measured_on(dataset: Dataset) -> Labelled:
+def measured_on(dataset: Dataset) -> LabelledImages:
     """The validation split, then 7,000 images of the training split: 8,000, none of a table."""
     drawn = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(7))
     held_out, train = dataset.validation, dataset.train[drawn[:7_000]]
-    return Labelled(
+    return LabelledImages(
         torch.cat([held_out.images, train.images]), torch.cat([held_out.labels, train.labels])
     )
 

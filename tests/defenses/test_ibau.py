@@ -10,7 +10,7 @@ import torch
 
 from ibau_lite import models
 from ibau_lite.attacks import badnets
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import FineTuningConfig, IBAUConfig, fine_tuning, ibau
 from ibau_lite.hypergrad import hypergradient
 from ibau_lite.metrics import evaluate
@@ -219,14 +219,14 @@ def test_both_balls_with_and_without_their_boundary(ball, on_ball, model, clean)
     assert all(torch.isfinite(p).all() for p in result.model.parameters())
 
 
-def blobs(count: int, seed: int) -> Labelled:
+def blobs(count: int, seed: int) -> LabelledImages:
     """Noise, and a coloured bar at one of four places that is the class: room for a trigger."""
     generator = torch.Generator().manual_seed(seed)
     images = 0.3 + 0.3 * torch.rand(count, 3, 16, 16, generator=generator)
     labels = torch.randint(4, (count,), generator=generator)
     for image, label in zip(images, labels.tolist(), strict=True):
         image[label % 3, 2 + 2 * label : 5 + 2 * label, 1:10] += 0.3
-    return Labelled(images.clamp(0, 1), labels)
+    return LabelledImages(images.clamp(0, 1), labels)
 
 
 def test_it_removes_a_backdoor_that_fine_tuning_leaves():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import IBAUConfig, ibau
 from ibau_lite.minimax import Ascent
 from ibau_lite.sets import L2Ball
@@ -54,7 +54,7 @@ PRECISIONS: dict[str, dict[str, float]] = {
 
 def once(network: nn.Module, precision: str, seed: int = 0) -> dict[str, float]:
     draws = torch.Generator().manual_seed(0)
-    clean = Labelled(torch.rand(24, 3, 8, 8, generator=draws), torch.arange(24) % 3)
+    clean = LabelledImages(torch.rand(24, 3, 8, 8, generator=draws), torch.arange(24) % 3)
     network = copy.deepcopy(network)
     if precision in ("float64", "bfloat16"):
         network = network.to(getattr(torch, precision))
