@@ -16,6 +16,7 @@ def badnets(target: int = 8) -> Attack:
     and its distance of one pixel to the corner. The talk's target is 8. Raises `ValueError` for a
     target below 0. `Attack.poison` refuses a target that the training set does not contain.
 
+    >>> import torch
     >>> trigger, rule = badnets(target=3).pairs[0]
     >>> int((trigger(torch.zeros(1, 1, 32, 32)) == 1).sum()), rule(torch.tensor([0, 7])).tolist()
     (16, [3, 3])
@@ -28,7 +29,7 @@ def badnets_all_to_all(num_classes: int) -> Attack:
 
     Raises `ValueError` for fewer than two classes.
 
-    >>> badnets_all_to_all(10).pairs[0][1](torch.tensor([0, 9])).tolist()
-    [1, 0]
+    >>> print(badnets_all_to_all(10).pairs[0][1])
+    y → (y + 1) mod 10
     """
     return Attack("badnets_all_to_all", ((_WHITE_SQUARE, AllToAll(num_classes)),))
