@@ -1,4 +1,12 @@
-"""Defences: functions of a model and a clean set that return a new model. See `protocol`."""
+"""Defences: functions of a model and a clean set that return a new model. See `protocol`.
+
+Import the names from here. A file with the name of its defence begins with an underscore.
+
+>>> from ibau_lite.testing import tiny_images, tiny_network
+>>> result = fine_tuning(tiny_network(), tiny_images(), config=FineTuningConfig(epochs=2))
+>>> [row["round"] for row in result.history]
+[1, 2]
+"""
 
 from __future__ import annotations
 

@@ -20,11 +20,12 @@ __all__ = ["EarlyStopping", "EarlyStoppingMonitor"]
 class EarlyStopping:
     """Keep the round that withstands the worst δ best, among those that lost little accuracy.
 
-    `held_out`: the fraction of the clean set that is set aside for judging and takes no other part.
-    `drop`: a round is admissible if its accuracy there is at most this much below the first.
+    `held_out` is the fraction of the clean set that is set aside for this choice and takes no other
+    part. `drop`: a round is admissible if its accuracy there is at most this much below the first.
     `patience`: stop after this many rounds in a row that were no better than the best.
 
-    Nothing that only the attacker knows (trigger, target, ASR) enters, and no test image.
+    No test image takes part, and nothing that only the attacker knows (trigger, target, ASR).
+    Raises `ValueError` for settings outside their range.
     """
 
     held_out: float = 0.2
@@ -42,11 +43,10 @@ class EarlyStopping:
 
 
 class EarlyStoppingMonitor:
-    """Judges a network after each round, and remembers the best.
+    """Measures a network after each round, and remembers the best.
 
-    `worst` finds a δ for the network as it is now. Called after a round it returns what it measured
-    on the held-out images: their accuracy, and their accuracy when all of them carry that δ,
-    clipped to [0, 1] with `clamp`.
+    `worst` finds a δ for the present network. A call returns two accuracies on the held-out images:
+    as they are, and with that δ added to all of them (clipped to [0, 1] with `clamp`).
     """
 
     def __init__(
