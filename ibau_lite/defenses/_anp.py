@@ -26,7 +26,7 @@ from ibau_lite.defenses.layers import (
     check_own_weight,
     is_trainable_convolution,
 )
-from ibau_lite.defenses.protocol import Outcome, Run, defense
+from ibau_lite.protocol import Outcome, Run, defense
 
 __all__ = ["ANPConfig", "anp"]
 

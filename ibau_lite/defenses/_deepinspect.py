@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses.detection import ClassTriggers, DetectionConfig, detect_and_unlearn
 from ibau_lite.defenses.outliers import left_anomaly_index
-from ibau_lite.defenses.protocol import Outcome, Run, defense
-from ibau_lite.folding import frozen
+from ibau_lite.protocol import Outcome, Run, defense
+from ibau_lite.speed import frozen
 from ibau_lite.streams import derived_seed
 
 __all__ = ["DeepInspectConfig", "TriggerGenerator", "deepinspect"]

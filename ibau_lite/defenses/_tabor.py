@@ -23,7 +23,7 @@ from ibau_lite.data import LabelledImages
 from ibau_lite.defenses._neural_cleanse import invert_all
 from ibau_lite.defenses.detection import DetectionConfig, detect_and_unlearn
 from ibau_lite.defenses.inversion import CandidateTriggers, Inversion, LossTerm
-from ibau_lite.defenses.protocol import Outcome, Run, defense
+from ibau_lite.protocol import Outcome, Run, defense
 
 __all__ = ["TaborConfig", "elastic_net", "squared_variation", "tabor"]
 
