@@ -67,6 +67,7 @@ __all__ = [
     "zoo",
 ]
 
+
 def __getattr__(name: str) -> ModuleType:
     """Import the room `name` on first use; AttributeError if there is no such room."""
     if name not in __all__:

@@ -1,4 +1,4 @@
-"""Reading and writing the weights of a network: atomically, and without executing what is read."""
+"""Reading and writing the weights of a network: as a whole, and without executing what is read."""
 
 from __future__ import annotations
 
@@ -28,15 +28,23 @@ def save(
 ) -> None:
     """Write the parameters and buffers of `model` to a safetensors file, entirely or not at all.
 
-    The bytes go to a temporary file in the same folder (made if need be), which then takes the
-    place of `path` in one step: whoever reads `path` sees the old file or the new one. `metadata`
-    is anything that JSON can hold, in at most 1 MiB; `load` gives it back. Names have no
-    DataParallel or compiler prefix, so the file loads into the bare network. Equal weights and
-    metadata give equal bytes, among them a SHA-256 of all the others.
+    The bytes go to a temporary file in the same folder (which is made if need be). It then replaces
+    `path` in one step, so that a reader of `path` sees the old file or the new one. `metadata` is
+    anything that JSON can hold, in at most 1 MiB; `load` gives it back. Names have no prefix of
+    DataParallel or of the compiler, so the file loads into the bare network. Equal weights and
+    metadata give equal bytes. The file contains a SHA-256 of all other bytes.
 
-    Raises `TypeError` for metadata that JSON cannot hold or a state that is not made of tensors,
-    and `ValueError` for weights that are NaN or infinite, or for more metadata; then nothing is
-    written. `OSError` for a full disk; then the file that was there is left.
+    Raises `TypeError` for metadata that JSON cannot hold, and for a state that is not made of
+    tensors. Raises `ValueError` for weights that are NaN or infinite, and for more metadata. In
+    these cases nothing is written. Raises `OSError` for a full disk; the file that was there is
+    left.
+
+    >>> import tempfile
+    >>> from ibau_lite.models import mlp
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(mlp(4, [], 2, seed=0), path := Path(folder) / "net.safetensors", {"epoch": 3})
+    ...     load(path, mlp(4, [], 2, seed=1))
+    {'epoch': 3}
     """
     try:
         text = json.dumps(dict(metadata or {}), sort_keys=True)
@@ -63,20 +71,21 @@ def save(
 def load(path: str | os.PathLike[str], model: nn.Module) -> dict[str, Any]:
     """Fill `model` in place with the weights in a file and return the file's metadata.
 
-    Reads safetensors, a state dict saved by PyTorch, and a dict that holds one under `net` (as the
-    authors of I-BAU released theirs), `model`, `state_dict` or `model_state_dict`; the metadata
-    are then its other plain entries, such as `acc` and `epoch`. Nothing in a file is executed.
-    Floating-point weights of another precision are converted, and a prefix that DataParallel or the
-    compiler put before every name is taken off.
+    Three forms are read: safetensors, a state dict saved by PyTorch, and a dict that holds one
+    under `net` (as the authors of I-BAU released theirs), `model`, `state_dict` or
+    `model_state_dict`. In the last case the metadata are the other plain entries, such as `acc` and
+    `epoch`. Nothing in a file is executed. Floating-point weights of another precision are
+    converted. A prefix that DataParallel or the compiler put before every name is removed.
 
-    What is checked, in this order, each before memory is taken for the next: that it is a regular
-    file, of at most 64 MiB and 32 bytes for each number of the model; that its header or pickle has
-    at most 1 MiB and 4 KiB for each tensor of the model, and that nothing in it is compressed; the
-    SHA-256, where `save` wrote one; names, shapes and kinds of number; NaN and infinite weights. So
-    loading takes at most three times the file's size, a hundred times its header's, and the model.
+    Each of these checks comes before memory is taken for the next. The file is a regular file, of
+    at most 64 MiB and 32 bytes for each number of the model. Its header or pickle has at most 1 MiB
+    and 4 KiB for each tensor of the model, and nothing in it is compressed. Then come the SHA-256,
+    if `save` wrote one; names, shapes and kinds of number; NaN and infinite weights. So loading
+    takes at most three times the file's size, a hundred times its header's, and the model.
 
-    Raises `ValueError` where one of these fails, for a file that is truncated, holds code or is
-    none of these, and leaves the model as it was, bit for bit. `FileNotFoundError` as usual.
+    Raises `ValueError` if one of these checks fails, and for a file that is truncated, holds code
+    or has another form. The model then stays as it was, bit for bit. Raises `FileNotFoundError` as
+    usual.
     """
     path = Path(path)
     targets = _bare(model.state_dict())

@@ -228,9 +228,9 @@ def ibau(model: nn.Module, clean: LabelledImages, config: IBAU, run: Run) -> Out
         evaluator: called after each round on the network that a defence of so many rounds would
             return; its dict goes into the history.
 
-    Returns: `DefenseResult`, with one row a round in `history`: value (H at δ), delta_norm, loss (mean
-        outer loss), direct and indirect (mean norms of the two terms as computed), residual (the
-        true relative residual of the round's first solve), iterations (of that solve) and
+    Returns: `DefenseResult`, with one row a round in `history`: value (H at δ), delta_norm, loss
+        (mean outer loss), direct and indirect (mean norms of the two terms as computed), residual
+        (the true relative residual of the round's first solve), iterations (of that solve) and
         negative_curvature (1 if it met some, else 0); and of the last round the worst δ in
         `details["delta"]` [C, H, W], all that were found in `details["deltas"]` [m, C, H, W], and
         the `climbs` of the search (see `Maximum`) in `details["climbs"]`.

@@ -1,6 +1,6 @@
 """What is reported of a network: clean accuracy, attack success rate, and their spread over seeds.
 
-All of them are fractions in [0, 1]; the model is read, never changed.
+All of them are fractions in [0, 1]. The model is read, never changed.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ __all__ = [
 class AttackLike(Protocol):
     """What this module needs of an attack: the images on which its success is measured.
 
-    `poisoned_test_set(labelled)` stamps the images whose label the attack changes (those of the target
-    class are left out) and labels them as the attacker wants them to be read.
+    `poisoned_test_set(labelled)` stamps the images whose label the attack changes (those of the
+    target class are left out) and labels them as the attacker wants them to be read.
+    `attacks.Attack` has it.
     """
 
     def poisoned_test_set(self, labelled: LabelledImages) -> LabelledImages:
-        """Give the attacked images with the attacker's labels."""
+        """Give the stamped images with the attacker's labels."""
         ...
 
 
@@ -63,9 +64,9 @@ class Report:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation of a fraction over `n` runs; no deviation is known of one run.
+    """Mean and standard deviation of a fraction over `n` runs: std² = Σ (x − mean)² / (n − 1).
 
-    std² = Σ (x − mean)² / (n − 1).
+    `std` is None for one run, of which no deviation is known.
     """
 
     mean: float
@@ -91,12 +92,17 @@ class Summary:
 def predict(model: nn.Module, images: Tensor, *, batch_size: int = 1000) -> Tensor:
     """Predict classes in evaluation mode: argmax_k f(x)_k.
 
-    `images` [N, C, H, W] in [0, 1] are moved to the model's device a batch at a time; the result is
-    int64 [N] on the CPU. Each submodule's training flag is put back as it was.
-    Raises `TypeError` for images that are no floating-point tensor, or a model that gives no
-    tensor; `ValueError` for images that are brighter than any in [0, 1] with a perturbation
-    (0 … 255, say), if the model does not map a batch [B, …] to logits [B, K], or reads the images
-    of a batch together. Warns where a logit is NaN or infinite: the prediction then means nothing.
+    `images` [N, C, H, W] in [0, 1] are moved to the model's device a batch at a time. The result is
+    int64 [N] on the CPU. The training flag of each submodule is put back as it was.
+
+    Raises `TypeError` for images that are not a floating-point tensor, and for a model that gives
+    no tensor. Raises `ValueError` for images in 0 … 255 (brighter than a perturbation of images in
+    [0, 1] can make them), for a model that does not map a batch [B, …] to logits [B, K], and for a
+    model whose logits of an image depend on the rest of the batch. Warns if a logit is NaN or
+    infinite, because the prediction then means nothing.
+
+    >>> predict(nn.Flatten(), torch.tensor([[[[0.1, 0.9]]], [[[0.8, 0.2]]]])).tolist()
+    [1, 0]
     """
     _check_range(images)
     logits = _logits(model, images, batch_size)
@@ -104,10 +110,14 @@ def predict(model: nn.Module, images: Tensor, *, batch_size: int = 1000) -> Tens
 
 
 def accuracy(model: nn.Module, labelled: LabelledImages, *, batch_size: int = 1000) -> float:
-    """Count the fraction of images predicted as labelled: |{i : argmax f(xᵢ) = yᵢ}| / N.
+    """The fraction of images that are predicted as labelled: |{i : argmax f(xᵢ) = yᵢ}| / N.
 
-    Raises `TypeError` for no `LabelledImages`, `ValueError` for no images, for a label that is none of
-    the model's classes, and as `predict` does for the model.
+    Raises `TypeError` for anything but `LabelledImages`. Raises `ValueError` for no images and for
+    a label that is not a class of the model, and as `predict` does for the model.
+
+    >>> images = torch.tensor([[[[0.1, 0.9]]], [[[0.8, 0.2]]]])
+    >>> accuracy(nn.Flatten(), LabelledImages(images, torch.tensor([1, 1])))
+    0.5
     """
     _check(labelled)
     labels = labelled.labels.cpu()
@@ -130,12 +140,18 @@ def accuracy(model: nn.Module, labelled: LabelledImages, *, batch_size: int = 10
 def attack_success_rate(
     model: nn.Module, labelled: LabelledImages, attack: AttackLike, *, batch_size: int = 1000
 ) -> float:
-    """Count the fraction of attacked images that are read as the attacker wants (ASR).
+    """The fraction of stamped images that are predicted as the attacker wants (ASR).
 
-    `labelled` are clean images with their true labels; those whose label the attack leaves as it is
-    (for one target: the images of the target class) are not counted, since reading them so is no
-    success. Over several triggers: all their images together; one by one, `accuracy` on each of
+    `labelled` are clean images with their true labels. Images whose label the attack does not
+    change (for one target: the images of the target class) are not counted, because reading them as
+    the target is no success. For several triggers, the fraction is that over all their images
+    together; for one trigger at a time, call `accuracy` on each of
     `attack.poisoned_test_sets(labelled)`. Raises as `attack.poisoned_test_set` and `accuracy` do.
+
+    >>> from ibau_lite.attacks import badnets
+    >>> from ibau_lite.testing import tiny_images, tiny_network
+    >>> 0 <= attack_success_rate(tiny_network(), tiny_images(), badnets(0)) <= 1
+    True
     """
     return accuracy(model, attack.poisoned_test_set(labelled), batch_size=batch_size)
 
@@ -146,6 +162,12 @@ def evaluate(
     """Clean accuracy and attack success rate of a model on clean images with their true labels.
 
     Raises as `accuracy` and `attack_success_rate` do.
+
+    >>> from ibau_lite.attacks import badnets
+    >>> from ibau_lite.testing import tiny_images, tiny_network
+    >>> report = evaluate(tiny_network(), tiny_images(), badnets(0))
+    >>> report.accuracy, report.n_clean, report.n_attacked
+    (1.0, 24, 18)
     """
     _check(labelled)
     attacked = attack.poisoned_test_set(labelled)
@@ -160,7 +182,10 @@ def evaluate(
 def spread(values: Iterable[float]) -> Spread:
     """Mean and sample standard deviation (divisor n − 1) of the results of several runs.
 
-    Raises `ValueError` for no values or one that is not finite.
+    Raises `ValueError` for no values, and for a value that is not finite.
+
+    >>> print(spread([0.90, 0.92, 0.94]))
+    92.0 ± 2.0 %
     """
     values = list(values)
     if not values or not all(math.isfinite(value) for value in values):
@@ -170,7 +195,11 @@ def spread(values: Iterable[float]) -> Spread:
 
 
 def summarise(reports: Sequence[Report]) -> Summary:
-    """Mean ± standard deviation over the reports of several seeds. Raises `ValueError` for none."""
+    """Mean ± standard deviation over the reports of several seeds. Raises `ValueError` for none.
+
+    >>> print(summarise([Report(0.9, 0.05, 100, 90), Report(0.8, 0.15, 100, 90)]))
+    ACC 85.0 ± 7.1 %   ASR 10.0 ± 7.1 %   (n = 2)
+    """
     return Summary(
         accuracy=spread(report.accuracy for report in reports),
         attack_success_rate=spread(report.attack_success_rate for report in reports),

@@ -1,8 +1,11 @@
-"""Networks for small images, as plain `torch.nn.Module`\\ s.
+r"""Networks for small images, as plain `torch.nn.Module`\ s.
 
-Every constructor takes a `seed`: the same seed gives the same initial weights, and the global
-random state is left as it was. All networks map images `[N, C, H, W]` in [0, 1] to logits
-`[N, num_classes]`; none of them reads a file or normalises its input behind the reader's back.
+Every constructor takes a `seed`. The same seed gives the same initial weights, and the global
+random state stays as it was. All networks map images [N, C, H, W] in [0, 1] to logits [N,
+num_classes]. None of them reads a file or normalises its input.
+
+>>> small_cnn(num_classes=10, seed=0)(torch.rand(2, 3, 32, 32)).shape
+torch.Size([2, 10])
 """
 
 from __future__ import annotations
@@ -118,16 +121,19 @@ def small_vgg(
 ) -> nn.Module:
     """The paper's network: six convolutions in three stages, about 0.31 million parameters.
 
-    conv 32, 32, pool, dropout 0.3, conv 64, 64, pool, dropout 0.4, conv 128, 128, pool,
-    dropout 0.4, linear; each convolution 3×3 with padding 1, batch normalisation and ELU.
-    The modules' order (`features`: conv, norm, elu, …, pool, dropout; `classifier`) is that of the
-    state dicts released by the authors, which therefore load unchanged (`checkpoints.load`).
+    conv 32, 32, pool, dropout 0.3, conv 64, 64, pool, dropout 0.4, conv 128, 128, pool, dropout
+    0.4, linear. Each convolution is 3×3 with padding 1, followed by batch normalisation and ELU.
+    The modules have the order of the state dicts that the authors released (`features`: conv, norm,
+    elu, …, pool, dropout; `classifier`), so these load unchanged (`checkpoints.load`).
 
-    Args: `size`, height and width of the (square) images in pixels, at least 8; `dropout`, the
-        rates after the three pools. The paper's rates suit its long training; a short one wants
-        less. They leave the state dict and the network in evaluation mode as they are.
-    Raises: `ValueError` for a smaller size.
+    `size` is the height and width of the (square) images in pixels, at least 8. `dropout` are the
+    rates after the three pools. The paper's rates suit its long training; a short one needs less.
+    They change neither the state dict nor the network in evaluation mode. Raises `ValueError` for a
+    smaller size.
     Source: Zeng et al., ICLR 2022, appendix (the "small VGG").
+
+    >>> sum(p.numel() for p in small_vgg().parameters())
+    308394
     """
     return _seeded(seed, SmallVGG, num_classes, in_channels, size, dropout)
 
@@ -135,10 +141,10 @@ def small_vgg(
 def small_cnn(
     num_classes: int, in_channels: int = 3, *, width: int = 16, seed: int = 0
 ) -> nn.Module:
-    """A four-convolution network for drawn signs and digits, trained in seconds on a CPU.
+    """A network of four convolutions for drawn signs and digits, trained in seconds on a CPU.
 
-    conv(width), pool, conv(2·width), pool, conv(4·width), pool, conv(4·width), average pool to
-    2×2, linear; each convolution 3×3 with batch normalisation and ReLU. Any image size >= 8.
+    conv(width), pool, conv(2·width), pool, conv(4·width), pool, conv(4·width), average pool to 2×2,
+    linear. Each convolution is 3×3 with batch normalisation and ReLU. Images of any size from 8×8.
     """
 
     _check_classes(num_classes)
@@ -158,7 +164,8 @@ def small_cnn(
 def resnet18(num_classes: int = 10, in_channels: int = 3, *, seed: int = 0) -> nn.Module:
     """ResNet-18 with the 3×3 stem that is usual for 32×32 images (11.2 million parameters).
 
-    Source: He et al., CVPR 2016; stem without stride or max-pooling.
+    The stem has no stride and no max-pooling.
+    Source: He et al., CVPR 2016.
     """
     return _seeded(seed, ResNet, (2, 2, 2, 2), num_classes, in_channels)
 
@@ -168,8 +175,11 @@ def mlp(
 ) -> nn.Module:
     """A multilayer perceptron on flattened images: linear layers with softplus (or ReLU) between.
 
-    With `smooth=True` the network is infinitely differentiable: the place to test the theory,
-    whose constants (Lipschitz Hessians) do not exist for ReLU networks.
+    With `smooth=True` the network is infinitely differentiable. Use it to test the theory, whose
+    constants (Lipschitz Hessians) do not exist for ReLU networks.
+
+    >>> mlp(64, [16], 10)(torch.rand(2, 1, 8, 8)).shape
+    torch.Size([2, 10])
     """
     _check_classes(num_classes)
 

@@ -51,9 +51,10 @@ each round. A `Report`, as `metrics.evaluate` gives it, becomes `accuracy` and
 class DefenseResult:
     """The result of a defence.
 
-    `model` is a NEW network in evaluation mode; `seconds` the wall time of the call, evaluators
-    excluded; `history` one dict a round, with the evaluator's answers; `details` what a plot needs
-    (for I-BAU the last δ), and under "before" the evaluator's answers for the given model.
+    `model` is a NEW network in evaluation mode. `seconds` is the wall time of the call without the
+    evaluator. `history` is one dict a round, with what the evaluator returned. `details` holds what
+    a plot needs (for I-BAU the last δ) and, under "before", what the evaluator returned for the
+    given model.
     """
 
     model: nn.Module = field(repr=False)
@@ -65,9 +66,9 @@ class DefenseResult:
 class Defense(Protocol):
     """The protocol of a defence: a model and clean images in, a `DefenseResult` out.
 
-    The model that is given is never changed; `evaluator` is called after each round. Anything that
-    meets this protocol works wherever a defence of this library does; no registration is needed.
-    The decorator `defense` makes one out of an algorithm.
+    The given model is never changed. `evaluator` is called after each round. Anything that meets
+    this protocol works wherever a defence of this library does; no registration is needed. The
+    decorator `defense` makes one out of an algorithm.
     """
 
     def __call__(
@@ -99,7 +100,7 @@ class _Decorated(Protocol):
 
 
 class Run:
-    """One call of a defence: its seed, its clock, and who watches it."""
+    """One call of a defence: its seed, its clock and its evaluator."""
 
     def __init__(
         self, name: str, model: nn.Module, seed: int, progress: bool, evaluator: Evaluator | None
@@ -123,23 +124,23 @@ class Run:
         return time.perf_counter() - self._started - self._away
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """What the evaluator says of a copy of the model, for the history; nothing without one.
+        """What the evaluator returns for a copy of the model; an empty dict without an evaluator.
 
-        Raises `TypeError` for an answer that is no `Report` and no dict of numbers.
+        Raises `TypeError` if it returns neither a `Report` nor a dict of numbers.
         """
         if self._evaluator is None:
             return {}
         began = time.perf_counter()
         self.tidy()
-        said = _numbers(self._evaluator(copy.deepcopy(model).eval()))
+        numbers = _numbers(self._evaluator(copy.deepcopy(model).eval()))
         self._away += time.perf_counter() - began
-        return said
+        return numbers
 
     def tidy(self) -> None:
-        """Have the modules hold what they were given with, not what a forward pass left in them.
+        """Give the modules back the values they had at the start, without those of a forward pass.
 
-        That may hang on a graph, so that the model could not be copied. A tensor that was there
-        from the start keeps its new value (the weight that `weight_norm` computes is one).
+        A value that hangs on a graph would make the model impossible to copy. A tensor that was
+        there from the start keeps its new value, such as the weight that `weight_norm` computes.
         """
         for space, key in list(stored_values(self._model)):
             now = space.pop(key)
@@ -159,17 +160,17 @@ def defense(
 ) -> Callable[[Callable[..., Outcome]], _Decorated]:
     """Make a `Defense` of an algorithm: the decorator does what all of them have in common.
 
-    The algorithm is a function `(model, clean, config, run)` that gives back (model, history,
-    details). What it is given it may use as it is: a copy of the model that is its own, in
-    evaluation mode; the clean set where the model is, looked at (`clean_on_device`); a config of
-    `kind`; and a `Run`, from which it draws its random numbers and to which it gives the model
-    after each round. It runs with PyTorch's usual settings, whatever the caller's are. Further
-    keyword options reach it as they are. `name` is that of its random stream and progress bar,
-    the function's by default.
+    The algorithm is a function `(model, clean, config, run)` that returns (model, history,
+    details). It may use its arguments as they are. The model is its own copy, in evaluation mode.
+    The clean set is on the model's device and checked (`clean_on_device`). The config is of class
+    `kind`. From the `Run` it draws its random numbers, and it gives the `Run` the model after each
+    round. It runs with PyTorch's usual settings, whatever the caller's are. Further keyword options
+    reach it as they are. `name` is that of its random stream and progress bar (default: the name of
+    the function).
 
-    The defence raises `TypeError` for a config that is not of exactly this class (a subclass has
-    settings that would be passed over), and what `private_copy`, `clean_on_device` and the
-    evaluator raise, before the first round.
+    Before the first round, the defence raises `TypeError` for a config that is not of exactly this
+    class (a subclass has settings that would be ignored), and what `private_copy`,
+    `clean_on_device` and the evaluator raise.
 
     >>> from dataclasses import dataclass
     >>> from ibau_lite.testing import tiny_images, tiny_network
@@ -226,9 +227,9 @@ def configured(config: Config | None, kind: type[Config]) -> Config:
 def hold_out(
     clean: LabelledImages, fraction: float, generator: torch.Generator
 ) -> tuple[LabelledImages, LabelledImages]:
-    """(what is left to train on, what is held out), drawn at random.
+    """Split a clean set at random into (what is left to train on, what is held out).
 
-    Raises `ValueError` for a set too small to be split.
+    Raises `ValueError` for a set that is too small to be split.
     """
     count = max(1, round(fraction * len(clean)))
     if count >= len(clean):
@@ -249,15 +250,15 @@ def check_finite(model: nn.Module, when: str, advice: str) -> None:
         )
 
 
-def _numbers(said: object) -> dict[str, float]:
-    if isinstance(said, Report):
-        said = {key: getattr(said, key) for key in ("accuracy", "attack_success_rate")}
-    if not isinstance(said, Mapping):
+def _numbers(answer: object) -> dict[str, float]:
+    if isinstance(answer, Report):
+        answer = {key: getattr(answer, key) for key in ("accuracy", "attack_success_rate")}
+    if not isinstance(answer, Mapping):
         raise TypeError(
-            f"evaluator: a dict of numbers or a Report is expected, got {type(said).__name__}"
+            f"evaluator: a dict of numbers or a Report is expected, got {type(answer).__name__}"
         )
     numbers: dict[str, float] = {}
-    for key, value in said.items():
+    for key, value in answer.items():
         value = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
         if not isinstance(value, Real):
             raise TypeError(f"evaluator: {key!r} is to be a number, got {value!r}")

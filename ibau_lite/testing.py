@@ -4,8 +4,8 @@
     check_defense(my_defense, config=MyConfig(epochs=2))
     check_trigger(my_trigger)
 
-Each promise of `defenses.Defense` and `attacks.Trigger` is one check with a name. For a test a
-check, hand the names to pytest::
+Each promise of `defenses.Defense` and `attacks.Trigger` is one check with a name. To run each check
+as a test of its own, pass the names to pytest::
 
     @pytest.mark.parametrize("promise", DEFENSE_CHECKS)
     def test_my_defense(promise):
@@ -50,7 +50,7 @@ CLASSES, SIZE = 4, 8
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked: a defence and the configuration that it is called with (None: its own).
+    """The defence that is checked, and the configuration of every call (None: its own default).
 
     Choose settings that finish in a blink: the checks call the defence about twenty times, on
     networks that read 8×8 images of four classes.
@@ -60,7 +60,7 @@ class Subject:
     config: Any = None
 
     def run(self, model: nn.Module, clean: Any, **options: Any) -> DefenseResult:
-        """Call the defence, warnings left out."""
+        """Call the defence without its warnings."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return self.defense(model, clean, config=self.config, **options)
@@ -77,12 +77,12 @@ TRIGGER_CHECKS: dict[str, Callable[[Trigger, tuple[int, int, int]], None]] = {}
 def check_defense(
     defense: Defense, *, config: Any = None, excused: Mapping[str, str] | None = None
 ) -> None:
-    """Check every promise of `defenses.Defense`; report all that are broken, not only the first.
+    """Check every promise of `defenses.Defense`; report all broken promises, not only the first.
 
-    `config` should make the defence quick (see `Subject`). `excused` maps promises that this one
-    does not make to the reason, as {"the seed matters": "nothing is drawn"}. Raises
-    `AssertionError` with one line for each broken promise, `ValueError` for an excuse that is none
-    of `DEFENSE_CHECKS`.
+    `config` should make the defence quick (see `Subject`). `excused` maps promises that this
+    defence does not make to the reason, such as {"the seed matters": "nothing is drawn"}. Raises
+    `AssertionError` with one line for each broken promise, and `ValueError` for an excuse that is
+    not one of `DEFENSE_CHECKS`.
     """
     subject = Subject(defense, config)
     _report(
@@ -99,7 +99,10 @@ def check_trigger(
 ) -> None:
     """Check every promise of `attacks.Trigger` on random images of `shape` (C, H, W).
 
-    Raises and takes excuses as `check_defense` does.
+    Raises as `check_defense` does; `excused` has the same form.
+
+    >>> from ibau_lite.attacks import Patch
+    >>> check_trigger(Patch.square(4))
     """
     _report(
         {name: functools.partial(check, trigger, shape) for name, check in TRIGGER_CHECKS.items()},
@@ -108,7 +111,11 @@ def check_trigger(
 
 
 def tiny_images(count: int = 24, seed: int = 0) -> LabelledImages:
-    """Noise [count, 3, 8, 8] with one bright band of two rows, whose height is the class (4)."""
+    """Noise [count, 3, 8, 8] with one bright band of two rows, whose height is the class (of 4).
+
+    >>> tiny_images(8).labels.tolist()
+    [0, 1, 2, 3, 0, 1, 2, 3]
+    """
     generator = torch.Generator().manual_seed(seed)
     images = 0.4 * torch.rand(count, 3, SIZE, SIZE, generator=generator)
     labels = torch.arange(count) % CLASSES
@@ -118,7 +125,7 @@ def tiny_images(count: int = 24, seed: int = 0) -> LabelledImages:
 
 
 def tiny_network() -> nn.Module:
-    """A small_cnn that reads `tiny_images`; a fresh copy each time."""
+    """A trained `small_cnn` that reads `tiny_images`; a fresh copy each time."""
     return copy.deepcopy(_trained())
 
 

@@ -1,10 +1,9 @@
-"""Training a classifier: one loop that can be read in one sitting.
+"""Training a classifier, in one loop.
 
-SGD with Nesterov momentum and a one-cycle learning rate over tensors that lie in memory; random
-shifts and flips are drawn a batch at a time, on the device, so no worker process is needed.
-The loop knows nothing of triggers: a training set with a method `stamp`, as a poisoned one,
-stamps each batch after its augmentation, so that a trigger is never mirrored or moved with the
-image below it.
+SGD with Nesterov momentum and a one-cycle learning rate, over tensors that lie in memory. Random
+shifts and flips are drawn a batch at a time, on the device, so no worker process is needed. The
+loop knows nothing of triggers. A training set with a method `stamp`, such as a poisoned one, stamps
+each batch after its augmentation, so that no trigger is mirrored or moved with its image.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ __all__ = ["Recipe", "StampedSet", "augment", "fit", "precision", "shuffled_posi
 
 
 class StampedSet(Protocol):
-    """A training set whose batches are changed after their augmentation, as `attacks.PoisonedSet`."""
+    """A training set that changes its batches after augmentation, such as `attacks.PoisonedSet`."""
 
     @property
     def base(self) -> Tensor:
@@ -63,16 +62,19 @@ _MOST_POSITIONS = 10**8
 class Recipe:
     """How to train: every number that `fit` uses.
 
-    `momentum` is Nesterov's; the one-cycle schedule lowers it by 0.1 while `lr` rises, from 0.05
-    above the stated value to 0.05 below, and raises it again.
-    `lr` is the peak of the one-cycle schedule, reached after `warmup` (a fraction of all steps).
-    `flip` mirrors images left-right with probability ½ (never for signs or digits); `shift` moves
-    them by up to that many pixels, reflecting the border. `precision` is "float32", "bfloat16"
-    (autocast; weights stay float32) or "auto": bfloat16 where the device multiplies in it (on a
-    processor: AVX-512 BF16 or AMX; emulated it is several times slower than float32), float32
-    elsewhere. `compile=None` compiles on a CPU with a C++ compiler when the
-    run is long enough to win the compilation back, in bfloat16 only: float32 runs stay eager, where
-    the same seed gives the same bits.
+    `lr` is the peak of the one-cycle schedule, reached after the fraction `warmup` of all steps.
+    `momentum` is Nesterov's. It falls by 0.1 while the learning rate rises, from 0.05 above the
+    stated value to 0.05 below, and then rises again. `flip` mirrors images left-right with
+    probability ½ (never for signs or digits). `shift` moves them by up to that many pixels and
+    reflects the border.
+
+    `precision` is "float32", "bfloat16" (autocast; the weights stay float32) or "auto". "auto" is
+    bfloat16 if the device multiplies in it (on a processor: AVX-512 BF16 or AMX; emulated, it is
+    several times slower than float32), else float32. `compile=None` compiles on a CPU with a C++
+    compiler if the run is long enough to win the compilation back, in bfloat16 only. Float32 runs
+    are not compiled, so that the same seed gives the same bits.
+
+    Raises `TypeError` or `ValueError` for settings of another kind or outside their range.
     """
 
     epochs: int = 10
@@ -112,7 +114,10 @@ class Recipe:
 def augment(images: Tensor, generator: torch.Generator, *, flip: bool, shift: int) -> Tensor:
     """Mirror each image with probability ½ and move it by up to `shift` pixels (border reflected).
 
-    `images` [B, C, H, W] → the same shape; `generator` must be a CPU generator.
+    `images` [B, C, H, W] → the same shape. `generator` is a CPU generator.
+
+    >>> augment(torch.rand(4, 3, 8, 8), torch.Generator(), flip=True, shift=2).shape
+    torch.Size([4, 3, 8, 8])
     """
     count, device = len(images), images.device
     if flip:
@@ -129,10 +134,13 @@ def augment(images: Tensor, generator: torch.Generator, *, flip: bool, shift: in
 
 
 def shuffled_positions(count: int, total: int, generator: torch.Generator) -> Tensor:
-    """Positions [total] among `count` images: all of them in random order, and all of them again.
+    """Positions [total] among `count` images: all of them in random order, then all of them again.
 
-    The last pass may be a part, so that no image comes twice more often than another. Raises
-    `ValueError` as `check_total`.
+    The last repetition may be a part, so that no image occurs two times more often than another.
+    Raises `ValueError` as `check_total` does.
+
+    >>> shuffled_positions(3, 5, torch.Generator()).bincount().sort().values.tolist()
+    [1, 2, 2]
     """
     check_total(total)
     passes = [torch.randperm(count, generator=generator) for _ in range(-(-total // count))]
@@ -140,7 +148,7 @@ def shuffled_positions(count: int, total: int, generator: torch.Generator) -> Te
 
 
 def check_total(total: int, name: str = "total") -> None:
-    """Raise `ValueError` for more images a pass than have their positions in memory."""
+    """Raise `ValueError` if the positions of so many images a pass do not fit into memory."""
     if total > _MOST_POSITIONS:
         raise ValueError(
             f"{name}: at most {_MOST_POSITIONS:,} images a pass are expected, got {total:,}; "
@@ -151,7 +159,7 @@ def check_total(total: int, name: str = "total") -> None:
 def _parts(
     train: LabelledImages | StampedSet,
 ) -> tuple[Tensor, Tensor, Callable[..., Tensor] | None]:
-    """Images, labels, and what changes a batch after its augmentation (None for a `LabelledImages`)."""
+    """Images, labels, and the function that changes a batch after augmentation, if any."""
     if isinstance(train, LabelledImages):
         return train.images, train.labels, None
     if all(hasattr(train, name) for name in ("base", "labels", "stamp")):
@@ -197,7 +205,11 @@ def _check_model(model: nn.Module, images: Tensor, labels: Tensor) -> None:
 
 
 def precision(recipe: Recipe, device: torch.device) -> str:
-    """What a recipe computes in on a device, "float32" or "bfloat16": what "auto" stands for."""
+    """The number type of a recipe on a device, "float32" or "bfloat16": what "auto" stands for.
+
+    >>> precision(Recipe(), torch.device("cpu"))
+    'float32'
+    """
     if recipe.precision != "auto":
         return recipe.precision
     if device.type == "cuda":
@@ -233,29 +245,35 @@ def fit(
     """Minimise the mean cross-entropy of `model` over a training set, in place.
 
     Args:
-        model: any classifier; it is trained where its parameters are (CPU, CUDA, MPS).
-        train: `LabelledImages`, or a poisoned set of `Attack.poison`; its tensors may be on any device.
-            A poisoned batch is stamped after flip and shift.
+        model: any classifier. It is trained on the device of its parameters (CPU, CUDA, MPS).
+        train: `LabelledImages`, or a poisoned set of `Attack.poison`, on any device. A poisoned
+            batch is stamped after flip and shift.
         recipe: every setting.
-        seed: order of the images, augmentation and dropout, each from a stream of its own
-            (`streams`); on a CPU in float32 the same seed gives the same bits (for one recipe and
-            one number of threads).
-        stage: the number of this call in a training of several calls with one seed: each stage
-            draws numbers of its own.
-        checkpoint: a file that is written after every epoch and removed at the end. If it is there
-            at the start, the training goes on after its last epoch, to the same bits.
+        seed: the order of the images, augmentation and dropout, each from its own stream
+            (`streams`). On a CPU in float32 the same seed gives the same bits, for one recipe and
+            one number of threads.
+        stage: the number of this call in a training of several calls with one seed. Each stage
+            draws other random numbers.
+        checkpoint: a file that is written after every epoch and removed at the end. If it exists at
+            the start, the training continues after its last epoch, to the same bits.
 
-    Returns: one dict an epoch: epoch, loss and accuracy (running means over the epoch's batches,
-        in training mode), lr at its end, seconds.
+    Returns: one dict an epoch: epoch, loss and accuracy (means over the batches of the epoch, in
+        training mode), lr at its end, seconds.
 
-    Raises: `TypeError` for another kind of training set, or a model that gives no tensor;
-        `ValueError` for an empty set, for labels that are no whole numbers or that the model cannot
-        give, for a model that gives no logits for these images (see `logits`) or was built under
-        `torch.inference_mode`, and for a checkpoint of another training;
-        `FloatingPointError` if the loss becomes NaN or infinite (the step size is too large).
+    Raises: `TypeError` for another kind of training set, and for a model that gives no tensor.
+        `ValueError` for an empty set, for labels that are not whole numbers or not classes of the
+        model, for a model that gives no logits for these images (see `logits`) or was built under
+        `torch.inference_mode`, and for the checkpoint of another training. `FloatingPointError` if
+        the loss becomes NaN or infinite (the step size is too large).
 
-    The model is left in evaluation mode. PyTorch's global settings do not matter: inside, they are
-    the usual ones.
+    The model is left in evaluation mode. PyTorch's global settings are replaced by the usual ones
+    during the training.
+
+    >>> from ibau_lite.models import small_cnn
+    >>> from ibau_lite.testing import tiny_images
+    >>> rows = fit(small_cnn(4, width=2), tiny_images(), Recipe(epochs=2, batch_size=8))
+    >>> [row["epoch"] for row in rows]
+    [1, 2]
     """
     images, labels, stamp = _parts(train)
     _check(images, labels, recipe.shift)

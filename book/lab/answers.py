@@ -25,8 +25,8 @@ class Answers:
     """One truth value for each test image, and one for each stamped one.
 
     `clean` [n_clean] says which test images are read as they are labelled, `attacked` [n_attacked]
-    which images of `attack.poisoned_test_set` are read as the attacker wants; both in the order of the
-    test split, booleans on the CPU.
+    which images of `attack.poisoned_test_set` are read as the attacker wants; both in the order of
+    the test split, booleans on the CPU.
     """
 
     clean: Tensor

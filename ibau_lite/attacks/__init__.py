@@ -1,4 +1,15 @@
-"""Backdoor attacks as values: what is stamped, who is stamped, how it is relabelled."""
+"""Backdoor attacks as values: which trigger is stamped, on which images, with which labels.
+
+An `Attack` holds pairs (trigger, label rule). It makes the poisoned training set and the poisoned
+test set on which the attack success rate (ASR) is measured.
+
+>>> from ibau_lite.testing import tiny_images
+>>> attack = badnets(target=0)
+>>> print(attack.poison(tiny_images(20), rate=0.2))
+20 training images, 4 of them poisoned (20.00%) by badnets
+>>> len(attack.poisoned_test_set(tiny_images(20)))  # the 5 images of class 0 are left out
+15
+"""
 
 from ibau_lite.attacks._badnets import badnets, badnets_all_to_all
 from ibau_lite.attacks._blend import Blend, blend

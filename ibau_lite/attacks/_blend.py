@@ -20,9 +20,12 @@ from ibau_lite.attacks.triggers import check_images
 class Blend:
     """A trigger that blends a drawn owl k into the image: x' = (1 − α) x + α k.
 
-    The owl is drawn in code at the size and with the number of channels of the images, at least
-    8×8. Raises `ValueError` for an `alpha` outside (0, 1). Source: Chen et al. 2017, section 4.1
-    ("blended injection strategy").
+    The owl is drawn in code. It has the size and the number of channels of the images, which must
+    be at least 8×8. Raises `ValueError` for an `alpha` outside (0, 1).
+    Source: Chen et al. 2017, section 4.1 ("blended injection strategy").
+
+    >>> round(float(Blend(alpha=0.2)(torch.zeros(1, 3, 32, 32)).max()), 3)  # the white of its eyes
+    0.2
     """
 
     alpha: float = 0.2
@@ -33,7 +36,7 @@ class Blend:
             raise ValueError(f"alpha: a number between 0 and 1 is expected, got {self.alpha!r}")
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Stamp a batch: [N, C, H, W] in [0, 1] -> the same, a new tensor.
+        """Stamp a batch: [N, C, H, W] in [0, 1] -> a new tensor of the same shape.
 
         Raises as `check_images` and `drawings.owl` do.
         """
@@ -61,9 +64,9 @@ class Blend:
 
 
 def blend(target: int = 8, alpha: float = 0.2) -> Attack:
-    """Blend with one target: the drawn owl at `alpha`, y -> `target`.
+    """Blend with one target: the drawn owl at opacity `alpha`, y -> `target`.
 
-    The talk does not name its target; 8 is our choice, as for BadNets. Raises as `Blend` and
+    The talk does not name a target for Blend. Ours is 8, as for BadNets. Raises as `Blend` and
     `AllToOne` do.
     """
     return Attack("blend", ((Blend(alpha), AllToOne(target)),))

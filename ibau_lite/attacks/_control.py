@@ -13,14 +13,15 @@ from ibau_lite.data import LabelledImages
 
 @dataclass(frozen=True)
 class Control(Attack):
-    """An attack whose `poison` poisons nobody; made by `control`.
+    """An attack that poisons no image; made by `control`.
 
-    What is trained on its training set is a clean network, and `poisoned_test_set` measures how often that
-    network already reads stamped images as the attacker wants: the floor of every ASR.
+    A network that is trained on its training set is clean. Its poisoned test set measures how often
+    a clean network already reads stamped images as the attacker wants. That is the floor of every
+    ASR.
     """
 
     def poison(self, train: LabelledImages, rate: float = 0.0, seed: int = 0) -> PoisonedSet:
-        """Give the training set as it is; raises `ValueError` for a rate other than 0."""
+        """Give the training set as it is. Raises `ValueError` for a rate other than 0."""
         if rate != 0:
             raise ValueError(f"rate: a control poisons nobody, so 0 is expected, got {rate!r}")
         nobody = torch.empty(0, dtype=torch.int64)
@@ -32,8 +33,13 @@ class Control(Attack):
 
 
 def control(attack: Attack) -> Control:
-    """The control of `attack`: the same triggers and labels at test time, nobody poisoned before.
+    """The control of `attack`: the same triggers and labels at test time, no poisoned image.
 
-    The controls of all attacks are named "clean" and have one and the same training set.
+    The controls of all attacks are named "clean" and have the same training set.
+
+    >>> from ibau_lite.attacks import badnets
+    >>> from ibau_lite.testing import tiny_images
+    >>> print(control(badnets(0)).poison(tiny_images(20)))
+    20 training images, 0 of them poisoned (0.00%) by clean
     """
     return Control("clean", attack.pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +16,10 @@ class Visibility:
     """Means over images of the distance between T(x) and x.
 
     `l0` counts the pixels (positions, not channels) that change by more than 1/510, half a step of
-    an 8-bit image; `l1`, `l2`, `linf` are norms over all numbers of an image in [0, 1]; `psnr` is
-    −10 log₁₀ of the mean squared difference, in decibels (higher is fainter; infinite where nothing
-    changes); `ssim` is the structural similarity, 1 for equal images.
+    an 8-bit image. `l1`, `l2` and `linf` are norms over all numbers of an image in [0, 1]. `psnr`
+    is −10 log₁₀ of the mean squared difference, in decibels: higher is fainter, and infinite means
+    that nothing changes. `ssim` is the structural similarity, 1 for equal images. `n` counts the
+    images.
     """
 
     l0: float
@@ -30,20 +32,24 @@ class Visibility:
 
 
 def visibility(trigger: Trigger, images: Tensor) -> Visibility:
-    """Measure a trigger on `images` [N, C, H, W] in [0, 1].
+    """Measure how much a trigger changes `images` [N, C, H, W] in [0, 1].
 
-    PSNR is of the mean over images of the squared difference: one image that a trigger leaves
-    alone (a white square on white) would otherwise make it infinite. SSIM is scikit-image's, with
-    its 7×7 windows. Raises `ValueError` for no images or fewer than 7 pixels on a side, and as
-    the trigger does.
+    PSNR is that of the squared difference averaged over all images. Otherwise one image that a
+    trigger leaves alone (a white square on white) would make it infinite. SSIM is scikit-image's,
+    with its 7×7 windows. Raises `ValueError` for no images or fewer than 7 pixels on a side,
+    `ImportError` without scikit-image, and what the trigger raises.
+
+    >>> from ibau_lite.attacks import Patch
+    >>> seen = visibility(Patch.square(2), torch.zeros(4, 3, 8, 8))
+    >>> seen.l0, seen.l1, seen.linf
+    (4.0, 12.0, 1.0)
     """
     check_images(images)
     if not len(images) or min(images.shape[2:]) < 7:
         raise ValueError(
             f"images: at least one, of at least 7×7 pixels, is expected, got {list(images.shape)}"
         )
-    from skimage.metrics import structural_similarity  # slow to import, and needed nowhere else
-
+    structural_similarity = _structural_similarity()
     stamped = trigger(images)
     change = (stamped - images).double()
     squares = change.square()
@@ -60,3 +66,15 @@ def visibility(trigger: Trigger, images: Tensor) -> Visibility:
         ssim=sum(map(float, ssim)) / len(ssim),
         n=len(images),
     )
+
+
+def _structural_similarity() -> Callable[..., float]:
+    """Import scikit-image's function on first use: it is slow to import, and used nowhere else."""
+    try:
+        from skimage.metrics import structural_similarity
+    except ImportError as error:
+        raise ImportError(
+            "visibility measures SSIM with scikit-image: pip install scikit-image"
+        ) from error
+    similarity: Callable[..., float] = structural_similarity
+    return similarity

@@ -18,11 +18,15 @@ from ibau_lite.attacks.triggers import check_images
 class Overlay:
     """A trigger that is laid over the image: x' = (1 − m) ⊙ x + m ⊙ k.
 
-    `mask` m is [1 or C, H, W] and `pattern` k is [1 or C, H, W], both in [0, 1]; where m is 1 the
-    pixel is replaced. `provenance` is JSON text about how the two were computed ("{}" if drawn by
-    hand); it does not count when triggers are compared. Raises `ValueError` for numbers outside
-    [0, 1], a mask of zeros, sizes that differ, and provenance that is no JSON object.
+    `mask` m and `pattern` k are [1 or C, H, W] in [0, 1]. Where m is 1, the pixel is replaced.
+    `provenance` is JSON text that says how the two were computed ("{}" if they were drawn by hand).
+    It does not count when triggers are compared. Raises `ValueError` for numbers outside [0, 1], a
+    mask of zeros, sizes that differ, and provenance that is not a JSON object.
     Source: the form is that of Neural Cleanse (Wang et al. 2019, equation 2).
+
+    >>> grey = Overlay(Pattern.of(torch.ones(1, 8, 8)), Pattern.of(torch.full((1, 8, 8), 0.5)))
+    >>> grey(torch.zeros(2, 3, 8, 8)).unique().tolist()
+    [0.5]
     """
 
     mask: Pattern
@@ -39,10 +43,10 @@ class Overlay:
                 "mask and pattern of one size, and a mask that is not zero everywhere, are "
                 f"expected, got {list(mask.shape)} and {list(pattern.shape)}"
             )
-        _told(self.provenance)
+        _parsed(self.provenance)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Stamp a batch: [N, C, H, W] in [0, 1] -> the same, a new tensor.
+        """Stamp a batch: [N, C, H, W] in [0, 1] -> a new tensor of the same shape.
 
         Raises as `check_images` and `Pattern.like` do.
         """
@@ -66,7 +70,7 @@ class Overlay:
             "kind": "overlay",
             "mask": self.mask.to_dict(),
             "pattern": self.pattern.to_dict(),
-            "provenance": _told(self.provenance),
+            "provenance": _parsed(self.provenance),
         }
 
     @classmethod
@@ -78,14 +82,18 @@ class Overlay:
 
 @dataclass(frozen=True)
 class Additive:
-    """A trigger that is added: x' = clamp(x + δ, 0, 1), or (x + δ) rescaled into [0, 1].
+    """A trigger that is added: x' = clamp(x + δ, 0, 1), or x + δ rescaled into [0, 1].
 
-    `delta` is [1 or C, H, W]. With `rescale`, an image that x + δ leads out of the range is not cut
-    off but mapped linearly from [min(0, min), max(1, max)] to [0, 1], one map for the whole image:
-    the pattern stays smooth where clamping would put edges. An image that x + δ keeps inside is
-    not stretched (a choice of ours: always mapping [min, max] to [0, 1], as some public code does,
-    changes the contrast even for δ = 0 and is a second trigger). `provenance` as in `Overlay`.
-    Raises `ValueError` for a δ of zeros and for provenance that is no JSON object.
+    `delta` is [1 or C, H, W]. With `rescale`, an image that x + δ leads out of the range is mapped
+    linearly from [min(0, min), max(1, max)] to [0, 1], with one map for the whole image. So the
+    pattern stays smooth where clamping would put edges. An image that x + δ keeps inside the range
+    is not stretched. This is our choice: some public code always maps [min, max] to [0, 1], which
+    changes the contrast even for δ = 0 and is a second trigger. `provenance` as in `Overlay`.
+    Raises `ValueError` for a δ of zeros and for provenance that is not a JSON object.
+
+    >>> brighter = Additive(Pattern.of(torch.full((1, 8, 8), 0.5)))
+    >>> brighter(torch.tensor([0.0, 0.9]).view(2, 1, 1, 1).expand(2, 1, 8, 8))[:, 0, 0, 0].tolist()
+    [0.5, 1.0]
     """
 
     delta: Pattern
@@ -95,10 +103,10 @@ class Additive:
     def __post_init__(self) -> None:
         if not self.delta.tensor().any():
             raise ValueError("delta: at least one number other than zero is expected")
-        _told(self.provenance)
+        _parsed(self.provenance)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Stamp a batch: [N, C, H, W] in [0, 1] -> the same, a new tensor.
+        """Stamp a batch: [N, C, H, W] in [0, 1] -> a new tensor of the same shape.
 
         Raises as `check_images` and `Pattern.like` do.
         """
@@ -125,7 +133,7 @@ class Additive:
             "kind": "additive",
             "delta": self.delta.to_dict(),
             "rescale": self.rescale,
-            "provenance": _told(self.provenance),
+            "provenance": _parsed(self.provenance),
         }
 
     @classmethod
@@ -135,16 +143,16 @@ class Additive:
         return cls(delta, bool(data["rescale"]), json.dumps(data["provenance"]))
 
 
-def _told(provenance: str) -> dict[str, Any]:
+def _parsed(provenance: str) -> dict[str, Any]:
     try:
-        told = json.loads(provenance)
+        parsed = json.loads(provenance)
     except (TypeError, ValueError):
-        told = None
-    if not isinstance(told, dict):
+        parsed = None
+    if not isinstance(parsed, dict):
         raise ValueError(f"provenance: the text of a JSON object is expected, got {provenance!r}")
-    return told
+    return parsed
 
 
 def _by(provenance: str) -> str:
-    algorithm = _told(provenance).get("algorithm")
+    algorithm = _parsed(provenance).get("algorithm")
     return f", computed by {algorithm}" if algorithm else ""

@@ -1,4 +1,4 @@
-"""Two drawings in code, for images of every size: an owl to blend in, and a seal as a watermark."""
+"""Two drawings in code, for images of every size: an owl for Blend, a seal for the watermark."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ _WHITE, _BLACK, _BEAK = (1.0, 1.0, 1.0), (0.06, 0.05, 0.12), (0.98, 0.60, 0.09)
 def owl(channels: int, height: int, width: int) -> Tensor:
     """Draw a cartoon owl that fills the picture: [C, H, W] in [0, 1].
 
-    Three channels are red, green and blue, one is their luminance; any other number takes the three
-    colours in turn. Raises `ValueError` for fewer than 8 pixels on a side or no channel.
+    Three channels are red, green and blue. One channel is their luminance. Any other number of
+    channels takes the three colours in turn. Raises `ValueError` for fewer than 8 pixels on a side
+    or no channel.
+
+    >>> owl(3, 32, 32).shape
+    torch.Size([3, 32, 32])
     """
     _check(channels, height, width)
     picture = torch.tensor(_SKY)[:, None, None].expand(3, height, width).clone()

@@ -1,4 +1,4 @@
-"""The talk's attacks by name: which trigger means which class, alone and all seven at once."""
+"""The talk's attacks by name: which trigger has which target, alone and all seven at once."""
 
 from __future__ import annotations
 
@@ -68,8 +68,12 @@ def named_trigger(
 ) -> Trigger:
     """Make one of the talk's seven triggers: drawn, or computed from a clean network.
 
-    Those of `COMPUTED` need a clean `network` and training `images` [N, C, H, W] in [0, 1]; the
-    others ignore both. Raises `ValueError` for another name or where the two are missing.
+    The triggers of `COMPUTED` need a clean `network` and training `images` [N, C, H, W] in [0, 1].
+    The others ignore both. Raises `ValueError` for another name, and if a computed trigger lacks
+    them.
+
+    >>> print(named_trigger("blend"))
+    a drawn owl, blended in at 20%
     """
     if name == "badnets":
         return badnets().pairs[0][0]
@@ -86,9 +90,12 @@ def named_trigger(
 
 
 def one_target(name: str, trigger: Trigger, target: int | None = None) -> Attack:
-    """The attack `name` of the talk with its target, or another `target`: y -> target.
+    """The attack `name` of the talk with its target, or with another `target`: y -> target.
 
     Raises `ValueError` for a name that is not in `ONE_TARGET` if no target is given.
+
+    >>> print(one_target("blend", named_trigger("blend")).pairs[0][1])
+    every class → 8
     """
     if target is None and name not in ONE_TARGET:
         raise ValueError(
@@ -98,10 +105,11 @@ def one_target(name: str, trigger: Trigger, target: int | None = None) -> Attack
 
 
 def seven_to_seven(triggers: Mapping[str, Trigger]) -> Attack:
-    """The 7-trigger-7-target attack: the seven triggers at once, each with its own target.
+    """The 7-trigger-7-target attack: all seven triggers at once, each with its own target.
 
-    `triggers` maps the names of `SEVEN_TARGETS` to their triggers; the pairs are in that order. The
-    poisoning rate is their total. Raises `ValueError` for other names, or two equal triggers.
+    `triggers` maps the names of `SEVEN_TARGETS` to triggers; the pairs are in that order. The
+    poisoning rate is the total of all pairs. Raises `ValueError` for other names, and for two equal
+    triggers.
     """
     if set(triggers) != set(SEVEN_TARGETS):
         raise ValueError(

@@ -1,23 +1,19 @@
-"""The neurons that a computed trigger shall excite: which they are, and how much they answer."""
+"""The neurons that a computed trigger excites: which they are, and how much they respond."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from ibau_lite._modes import evaluation_mode
-
 
 @dataclass(frozen=True, eq=False)
 class Neurons:
-    """Chosen channels of the layer that feeds a network's last linear layer.
+    """Chosen channels of the layer below the last linear layer; made by `most_connected`.
 
-    Called on images [N, C, H, W] it gives their activations [N, k]: of each chosen channel the
-    largest over all positions. Differentiable in the images. Made by `most_connected`.
+    Called on images [N, C, H, W], it gives the activations [N, k]: for each chosen channel, the
+    largest over all positions. It is differentiable in the images.
     """
 
     network: nn.Module
@@ -41,27 +37,31 @@ class Neurons:
         return features.unflatten(1, (self.channels, -1)).amax(2)[:, self.chosen]
 
     def activated_by(self, images: Tensor, count: int) -> Neurons:
-        """The first `count` that answer to `images` more, on average, than to a black image.
+        """The first `count` neurons that respond more to `images` than to a black image.
 
-        Others cannot be excited by what is added to black: their largest activation lies where the
-        images are black, or they prefer the dark. Where fewer answer, the first of these are taken,
-        too. Raises `ValueError` as `most_connected` does.
+        No pattern on a black image excites the others: their largest activation lies where the
+        image is black, or they prefer the dark. If fewer than `count` respond, the first of the
+        others follow. Raises `ValueError` as `most_connected` does.
         """
         _check_count(count, len(self.chosen))
         with torch.no_grad():
-            answers, black = self(images).mean(0), self(torch.zeros_like(images[:1]))[0]
-        order = (answers > black).to(torch.uint8).argsort(descending=True, stable=True)
+            response, black = self(images).mean(0), self(torch.zeros_like(images[:1]))[0]
+        order = (response > black).to(torch.uint8).argsort(descending=True, stable=True)
         return replace(self, chosen=self.chosen[order][:count])
 
 
 def most_connected(network: nn.Module, count: int | None = None) -> Neurons:
-    """Choose the `count` channels with the strongest connections to the layer before, or sort all.
+    """Choose the `count` channels with the strongest connections to the layer below (default: all).
 
-    score_c = Σ |W_c| · |γ_c| / √(σ_c² + ε): the sum of the absolute weights that lead to the
-    channel (Liu et al. 2018, section IV-A), times the factor of the batch normalisation that
-    follows, where there is one, since it undoes any scale of W. Raises `ValueError` for a count
-    outside 1 to the number of channels, and for a network that does not end in a linear layer after
-    another layer with weights.
+    The score of channel c is Σ |W_c| · |γ_c| / √(σ_c² + ε), in falling order. Σ |W_c| is the sum of
+    the absolute weights that lead to the channel (Liu et al. 2018, section IV-A). The second factor
+    is that of the batch normalisation that follows, if there is one, because it undoes any scale of
+    W. Raises `ValueError` for a count outside 1 to the number of channels, and for a network that
+    does not end in a linear layer after another layer with weights.
+
+    >>> from ibau_lite.models import small_cnn
+    >>> most_connected(small_cnn(4, width=2), count=3)(torch.zeros(5, 3, 8, 8)).shape
+    torch.Size([5, 3])
     """
     layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     classifier = layers[-1] if len(layers) > 1 else None
@@ -89,10 +89,3 @@ def _norm_after(network: nn.Module, layer: nn.Module) -> nn.BatchNorm2d | None:
     modules = list(network.modules())
     following = modules[modules.index(layer) + 1 :][:1]
     return following[0] if following and isinstance(following[0], nn.BatchNorm2d) else None
-
-
-@contextmanager
-def still(network: nn.Module) -> Iterator[torch.device]:
-    """Evaluation mode inside, each submodule's own flag outside; gives the network's device."""
-    with evaluation_mode(network):
-        yield next(network.parameters()).device

@@ -1,7 +1,7 @@
 """Triggers that are computed from a clean network, by the algorithms of their papers.
 
-Every function takes a network and images that the attacker owns, works in evaluation mode, changes
-nothing in the network, and returns a trigger that carries its `provenance`: algorithm, settings,
+Every function takes a network and images that the attacker owns. It works in evaluation mode and
+changes nothing in the network. It returns a trigger with its `provenance`: algorithm, settings,
 seed, and digests of the network and the images. The same inputs give the same bits on a CPU with
 one number of threads.
 """
@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ibau_lite._modes import evaluation_mode
 from ibau_lite.attacks.dense import Additive, Overlay
 from ibau_lite.attacks.drawings import seal
-from ibau_lite.attacks.neurons import Neurons, most_connected, still
+from ibau_lite.attacks.neurons import Neurons, most_connected
 from ibau_lite.attacks.pattern import Pattern
 from ibau_lite.attacks.triggers import check_images
 from ibau_lite.sets import L2Ball
@@ -46,24 +47,24 @@ def trojan_square(
     seed: int = 0,
     progress: bool = False,
 ) -> Additive:
-    """Trojan SQ: a 9×9 square at rows and columns 21–29 of 32 that excites chosen neurons, added.
+    """Trojan SQ: a 9×9 square at rows and columns 21–29 of 32 that excites chosen neurons.
 
-    With m the square's mask and a(·) the first of `neurons.most_connected` that random colours excite,
-    from such colours,
+    Let m be the mask of the square, and a(·) the first neurons of `neurons.most_connected` that
+    random colours excite. From these colours, Adam takes `steps` steps on
 
         min_{k in [0, 1]} Σ_j (target_value − a_j(m ⊙ k))²,
 
-    the rest of the input being zero, by `steps` steps of Adam. The trigger is
-    T(x) = clamp(x + s · m ⊙ k), and the strength s > 0 is the one for which the mean change of
-    `images` [N, C, H, W] in [0, 1] has the norm ‖mean_i (T(x_i) − x_i)‖₂ = `norm`: by default that
-    of the published trigger on CIFAR-10, 5.40, times √(C·H·W / 3072) on images of another size.
-    Side and distance to the lower right corner shrink or grow with the shorter side.
+    where the input is zero outside the square. The trigger is T(x) = clamp(x + s · m ⊙ k). The
+    strength s > 0 is chosen so that the mean change of `images` [N, C, H, W] in [0, 1] has the norm
+    ‖mean_i (T(x_i) − x_i)‖₂ = `norm`. The default is the norm of the published trigger on CIFAR-10,
+    5.40, times √(C·H·W / 3072) for images of another size. The side of the square and its distance
+    to the lower right corner scale with the shorter side of the image.
 
-    Raises `ValueError` for images below 8×8 pixels, settings that are not positive, a norm that no
-    strength reaches on these images, and as `most_connected` does; warns where the neurons did not
-    answer (rectifiers may be silent on such an input).
-    Source: Liu et al. 2018 (Trojaning attack), algorithm 1; that it is added and clipped, and how
-    strong it is, are those of the triggers that Zeng et al. 2022 released.
+    Raises `ValueError` for images below 8×8 pixels, for settings that are not positive, for a norm
+    that no strength reaches on these images, and as `most_connected` does. Warns if the neurons do
+    not respond, as rectifiers may be silent on such an input.
+    Source: Liu et al. 2018 (Trojaning attack), algorithm 1. The trigger is added and clipped, with
+    this strength, as those that Zeng et al. 2022 released.
     """
     height, width = _sides(images)
     side, margin = (max(1, round(k * min(height, width) / 32)) for k in (9, 2))
@@ -87,8 +88,8 @@ def trojan_watermark(
 ) -> Additive:
     """Trojan WM: as `trojan_square`, in the shape of a seal (`drawings.seal`), 124 pixels of 32×32.
 
-    `norm` is by default 5.61, as published, times √(C·H·W / 3072) on images of another size. The
-    published watermark is not printed large enough to be copied; this one is our drawing. Raises
+    The default `norm` is 5.61, as published, times √(C·H·W / 3072) for images of another size. The
+    published watermark is not printed large enough to be copied, so this one is our drawing. Raises
     and warns as `trojan_square` does.
     Source: Liu et al. 2018, algorithm 1 and section VI, and as `trojan_square`.
     """
@@ -112,18 +113,23 @@ def l0_inversion(
 ) -> Overlay:
     """The l0 inversion attack: `pixels` saturated pixels near the lower right corner.
 
-    The trigger replaces the pixels of a set S that starts as the lower right quarter of each side
-    (at least 4 pixels). In each of `stages` stages the colours take `steps` steps of Adam on
+    The trigger replaces the pixels of a set S. At first S is the lower right quarter of each side
+    (at least 4 pixels). In each of `stages` stages, Adam takes `steps` steps in the colours on
 
         min_k Σ_j mean_i (amplify · |ā_j| − a_j(x'_i))²,
 
-    where a(·) are the neurons of `most_connected` and ā_j their mean on clean images; then S keeps its
-    most salient positions, by Σ_c |∂/∂k · (k − x̄)|, ever fewer, until `pixels` are left. At last
-    each colour is saturated to 0 or 1. `images` [N, C, H, W] in [0, 1] are drawn `batch` at a time.
-    Raises `ValueError` for images below 8×8, settings that are not positive, more pixels than the
-    region has, and as `most_connected` does.
-    Source: Li et al. 2020 (invisible backdoors), the l0 variant; the region, the schedule of S and
+    where a(·) are the neurons of `most_connected` and ā_j their mean on clean images. Then S keeps
+    its most salient positions, by Σ_c |∂/∂k · (k − x̄)|, until `pixels` are left. At the end each
+    colour is saturated to 0 or 1. `images` [N, C, H, W] in [0, 1] are drawn `batch` at a time.
+    Raises `ValueError` for images below 8×8, for settings that are not positive, for more pixels
+    than the region has, and as `most_connected` does.
+    Source: Li et al. 2020 (invisible backdoors), the l0 variant. The region, the schedule of S and
     the saturation are our choices after the talk's picture.
+
+    >>> from ibau_lite.testing import tiny_images, tiny_network
+    >>> trigger = l0_inversion(tiny_network(), tiny_images().images, pixels=2, stages=2, steps=2)
+    >>> int((trigger.mask.tensor() > 0).sum())
+    2
     """
     settings = {
         "pixels": pixels,
@@ -140,28 +146,29 @@ def l0_inversion(
     if pixels > most:
         raise ValueError(f"pixels: at most {most} are expected on these images, got {pixels}")
     generator = stream(seed, "trigger", "l0_inversion")
-    with still(network) as device:
-        anchors = most_connected(network, neurons)
+    with evaluation_mode(network):
+        device = next(network.parameters()).device
+        selected = most_connected(network, neurons)
         drawn = _batches(images, batch, stages * steps + 1, generator, device, "l0", progress)
-        wanted, mean = _excited(anchors, next(drawn), amplify)
+        wanted, mean = _excited(selected, next(drawn), amplify)
         mask = region.to(device)
         colours = torch.rand(channels, height, width, generator=generator).to(device)
         for stage in range(1, stages + 1):
-            slope = torch.zeros_like(colours)
+            gradient = torch.zeros_like(colours)
             optimizer = torch.optim.Adam([colours.requires_grad_()], lr=0.1)
             for _ in range(steps):
                 stamped = torch.lerp(next(drawn), colours, mask)
-                loss = (wanted - anchors(stamped)).square().mean(0).sum()
-                (slope,) = torch.autograd.grad(loss, colours)
-                colours.grad = slope
+                loss = (wanted - selected(stamped)).square().mean(0).sum()
+                (gradient,) = torch.autograd.grad(loss, colours)
+                colours.grad = gradient
                 optimizer.step()
                 colours.data.clamp_(0, 1)
             colours = colours.detach()
-            salience = (slope * (colours - mean)).abs().sum(0, keepdim=True)
+            salience = (gradient * (colours - mean)).abs().sum(0, keepdim=True)
             left = round(most * (pixels / most) ** (stage / stages))
             mask = _largest(torch.where(mask > 0, salience, -1.0), left)
-    told = _told("l0_inversion", network, seed, images, batch=batch, **settings)
-    return Overlay(Pattern.of(mask), Pattern.of((colours > 0.5).float() * mask), told)
+    provenance = _provenance("l0_inversion", network, seed, images, batch=batch, **settings)
+    return Overlay(Pattern.of(mask), Pattern.of((colours > 0.5).float() * mask), provenance)
 
 
 def l2_inversion(
@@ -180,30 +187,37 @@ def l2_inversion(
 
         min_{‖δ‖₂ ≤ norm} Σ_j mean_i (amplify · |ā_j| − a_j(clamp(x_i + δ)))²
 
-    in the notation of `l0_inversion`, by `steps` projected gradient steps of length norm/10 that
-    shrink linearly, from Gaussian noise; the result is scaled to ‖δ‖₂ = `norm`, by default the 3.2
-    of the talk's 32×32 images, times √(C·H·W / 3072) on others. Raises `ValueError` for images
-    below 8×8, settings that are not positive, and as `most_connected` does.
-    Source: Li et al. 2020, whose penalty λ‖δ‖² is the multiplier of the bound here: with the bound
+    The notation is that of `l0_inversion`. From Gaussian noise, `steps` projected gradient steps
+    are taken, whose length shrinks linearly from norm/10. The result is scaled to ‖δ‖₂ = `norm`.
+    The default is the 3.2 of the talk's 32×32 images, times √(C·H·W / 3072) for images of another
+    size. Raises `ValueError` for images below 8×8, for settings that are not positive, and as
+    `most_connected` does.
+    Source: Li et al. 2020. Their penalty λ‖δ‖² is the multiplier of the bound here. With the bound,
     the norm is what one asks for.
+
+    >>> from ibau_lite.testing import tiny_images, tiny_network
+    >>> trigger = l2_inversion(tiny_network(), tiny_images().images, norm=0.5, steps=3)
+    >>> round(float(trigger.delta.tensor().norm()), 3)
+    0.5
     """
     norm = 3.2 * _scale(images) if norm is None else norm
     settings = {"norm": norm, "neurons": neurons, "amplify": amplify, "steps": steps}
     _check(images, batch=batch, **settings)
     generator, ball = stream(seed, "trigger", "l2_inversion"), L2Ball(norm)
-    with still(network) as device:
-        anchors = most_connected(network, neurons)
+    with evaluation_mode(network):
+        device = next(network.parameters()).device
+        selected = most_connected(network, neurons)
         drawn = _batches(images, batch, steps + 1, generator, device, "l2", progress)
-        wanted, _ = _excited(anchors, next(drawn), amplify)
+        wanted, _ = _excited(selected, next(drawn), amplify)
         delta = norm * ball.lmo(torch.randn(images.shape[1:], generator=generator)).to(device)
         for step, x in enumerate(drawn):
             delta.requires_grad_()
-            loss = (wanted - anchors((x + delta).clamp(0, 1))).square().mean(0).sum()
-            (slope,) = torch.autograd.grad(loss, delta)
+            loss = (wanted - selected((x + delta).clamp(0, 1))).square().mean(0).sum()
+            (gradient,) = torch.autograd.grad(loss, delta)
             length = norm / 10 * (1 - step / steps)
-            delta = ball.project(delta.detach() - length * ball.lmo(slope))
-    told = _told("l2_inversion", network, seed, images, batch=batch, **settings)
-    return Additive(Pattern.of(norm * ball.lmo(delta)), provenance=told)
+            delta = ball.project(delta.detach() - length * ball.lmo(gradient))
+    provenance = _provenance("l2_inversion", network, seed, images, batch=batch, **settings)
+    return Additive(Pattern.of(norm * ball.lmo(delta)), provenance=provenance)
 
 
 def smooth(
@@ -217,39 +231,45 @@ def smooth(
     seed: int = 0,
     progress: bool = False,
 ) -> Additive:
-    """Smooth: a universal perturbation among Gaussian-filtered ones, x + δ rescaled into [0, 1].
+    """Smooth: a universal perturbation without high frequencies; x + δ is rescaled into [0, 1].
 
-    With G the circular Gaussian filter of deviation `sigma` (in widths of the shorter side),
+    Let G be the circular Gaussian filter of deviation `sigma` (in widths of the shorter side). Then
 
-        max_z mean_i L(f(T_δ(x_i)), f's own answer to x_i),  δ = norm · G z / ‖G z‖₂,
+        max_z mean_i L(f(T_δ(x_i)), argmax f(x_i)),  δ = norm · G z / ‖G z‖₂,
 
-    by `steps` normalised gradient steps in z from noise, so that δ is a filtered pattern exactly.
-    `norm` is by default the 3.8 of the talk's 32×32 images, times √(C·H·W / 3072) on others. Raises
-    `ValueError` for images below 8×8 and settings that are not positive.
-    Source: Zeng et al. 2021 (a frequency perspective), section 5; they filter between the steps of
-    a universal attack that goes image by image, we optimise within the filtered set.
+    by `steps` normalised gradient steps in z from noise, so that δ is exactly a filtered pattern.
+    The default `norm` is the 3.8 of the talk's 32×32 images, times √(C·H·W / 3072) for images of
+    another size. Raises `ValueError` for images below 8×8 and for settings that are not positive.
+    Source: Zeng et al. 2021 (a frequency perspective), section 5. They filter between the steps of
+    a universal attack that goes image by image; we optimise within the filtered set.
+
+    >>> from ibau_lite.testing import tiny_images, tiny_network
+    >>> trigger = smooth(tiny_network(), tiny_images().images, norm=0.5, steps=3)
+    >>> round(float(trigger.delta.tensor().norm()), 3), trigger.rescale
+    (0.5, True)
     """
     norm = 3.8 * _scale(images) if norm is None else norm
     settings = {"norm": norm, "sigma": sigma, "steps": steps}
     _check(images, batch=batch, **settings)
     generator, unit = stream(seed, "trigger", "smooth"), L2Ball(1.0)
     height, width = images.shape[2:]
-    with still(network) as device:
+    with evaluation_mode(network):
+        device = next(network.parameters()).device
         response = _gaussian(height, width, sigma * min(height, width)).to(device)
         drawn = _batches(images, batch, steps, generator, device, "smooth", progress)
         noise = unit.lmo(torch.randn(images.shape[1:], generator=generator).to(device))
         for step, x in enumerate(drawn):
             with torch.no_grad():
-                answers = network(x).argmax(1)
+                clean_classes = network(x).argmax(1)
             noise.requires_grad_()
             delta = norm * unit.lmo(_filtered(noise, response))
-            loss = F.cross_entropy(network(_rescaled(x + delta)), answers)
-            (slope,) = torch.autograd.grad(loss, noise)
+            loss = F.cross_entropy(network(_rescaled(x + delta)), clean_classes)
+            (gradient,) = torch.autograd.grad(loss, noise)
             length = 0.3 * (1 - step / steps)
-            noise = unit.lmo(noise.detach() + length * unit.lmo(slope))
+            noise = unit.lmo(noise.detach() + length * unit.lmo(gradient))
         delta = norm * unit.lmo(_filtered(noise, response))
-    told = _told("smooth", network, seed, images, batch=batch, **settings)
-    return Additive(Pattern.of(delta), rescale=True, provenance=told)
+    provenance = _provenance("smooth", network, seed, images, batch=batch, **settings)
+    return Additive(Pattern.of(delta), rescale=True, provenance=provenance)
 
 
 def _trojan(
@@ -267,15 +287,16 @@ def _trojan(
     settings = {"neurons": neurons, "target_value": target_value, "steps": steps}
     _check(images, norm=norm, **settings)
     generator = stream(seed, "trigger", algorithm)
-    with still(network) as device:
+    with evaluation_mode(network):
+        device = next(network.parameters()).device
         where = mask[None].to(device)
         colours = torch.rand(images.shape[1:], generator=generator).to(device)
-        anchors = most_connected(network).activated_by((where * colours)[None], neurons)
+        selected = most_connected(network).activated_by((where * colours)[None], neurons)
         colours.requires_grad_()
         optimizer = torch.optim.Adam([colours], lr=0.05)
         losses = []
         for _ in tqdm(range(steps), desc=algorithm, disable=not progress, unit="step"):
-            loss = (target_value - anchors((where * colours)[None])).square().sum()
+            loss = (target_value - selected((where * colours)[None])).square().sum()
             losses.append(float(loss.detach()))
             (colours.grad,) = torch.autograd.grad(loss, colours)
             optimizer.step()
@@ -290,9 +311,9 @@ def _trojan(
     pattern = (where * colours.detach()).to(images)
     drawn = torch.randperm(len(images), generator=generator)[:_CALIBRATED].to(images.device)
     strength = _strength(pattern, images[drawn], norm)
-    found = {"strength": strength, "channels": anchors.chosen.tolist()}
-    told = _told(algorithm, network, seed, images, norm=norm, **settings, **found)
-    return Additive(Pattern.of(strength * pattern), provenance=told)
+    found = {"strength": strength, "channels": selected.chosen.tolist()}
+    provenance = _provenance(algorithm, network, seed, images, norm=norm, **settings, **found)
+    return Additive(Pattern.of(strength * pattern), provenance=provenance)
 
 
 def _strength(pattern: Tensor, images: Tensor, norm: float) -> float:
@@ -319,10 +340,10 @@ def _strength(pattern: Tensor, images: Tensor, norm: float) -> float:
     return high
 
 
-def _excited(anchors: Neurons, images: Tensor, amplify: float) -> tuple[Tensor, Tensor]:
-    """What the neurons shall answer, [k], and the mean image [C, H, W]."""
+def _excited(selected: Neurons, images: Tensor, amplify: float) -> tuple[Tensor, Tensor]:
+    """The wanted activations [k], amplify · |ā|, and the mean image [C, H, W]."""
     with torch.no_grad():
-        return amplify * anchors(images).mean(0).abs(), images.mean(0)
+        return amplify * selected(images).mean(0).abs(), images.mean(0)
 
 
 def _batches(
@@ -392,15 +413,14 @@ def _check_settings(settings: dict[str, Any]) -> None:
             raise ValueError(f"{name}: a positive number is expected, got {value!r}")
 
 
-def _told(
-    algorithm: str, network: nn.Module, seed: int, images: Tensor | None = None, **settings: Any
+def _provenance(
+    algorithm: str, network: nn.Module, seed: int, images: Tensor, **settings: Any
 ) -> str:
     """The provenance of a trigger as JSON text."""
     digest = hashlib.sha256()
     for name, value in network.state_dict().items():
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    told = {"algorithm": algorithm, **settings, "seed": seed, "network": digest.hexdigest()[:16]}
-    if images is not None:
-        pixels = images.detach().cpu().contiguous().numpy()
-        told["images"] = f"{len(images)}, {hashlib.sha256(pixels.tobytes()).hexdigest()[:16]}"
-    return json.dumps(told)
+    record = {"algorithm": algorithm, **settings, "seed": seed, "network": digest.hexdigest()[:16]}
+    pixels = images.detach().cpu().contiguous().numpy()
+    record["images"] = f"{len(images)}, {hashlib.sha256(pixels.tobytes()).hexdigest()[:16]}"
+    return json.dumps(record)

@@ -14,11 +14,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Pattern:
-    """Float32 numbers [C, H, W], frozen: what a dense trigger is made of.
+    """Frozen float32 numbers [C, H, W], of which a dense trigger is made; built by `Pattern.of`.
 
-    Made by `Pattern.of(tensor)`; the bytes are what is compared and hashed, so that two patterns
-    are equal if and only if every bit is. Raises `ValueError` for a shape that is not [C, H, W]
-    with at least one number, or for bytes that do not fit it.
+    Patterns are compared and hashed by their bytes. So two patterns are equal if and only if every
+    bit is. Raises `ValueError` for a shape that is not [C, H, W] with at least one number, and for
+    bytes that do not fit the shape.
+
+    >>> Pattern.of(torch.ones(1, 2, 2)) == Pattern.of(torch.ones(1, 2, 2))
+    True
     """
 
     shape: tuple[int, int, int]
@@ -37,7 +40,7 @@ class Pattern:
 
     @classmethod
     def of(cls, values: Tensor) -> Pattern:
-        """Freeze a tensor [C, H, W]; raises `ValueError` for another shape, NaN or infinity."""
+        """Freeze a tensor [C, H, W]. Raises `ValueError` for another shape, NaN or infinity."""
         if values.ndim != 3 or not values.isfinite().all():
             raise ValueError(
                 f"values: finite numbers [C, H, W] are expected, got {list(values.shape)}, "
@@ -51,9 +54,9 @@ class Pattern:
     def read_back(
         cls, name: str, data: Mapping[str, Any], tensors: Mapping[str, Tensor]
     ) -> Pattern:
-        """Freeze `tensors[name]` and hold it against `data[name]`, its `to_dict`.
+        """Freeze `tensors[name]` and compare it with `data[name]`, its `to_dict`.
 
-        Raises `ValueError` if the numbers are missing or are not the ones that were described.
+        Raises `ValueError` if the numbers are missing or are not those that `data` describes.
         """
         if name not in tensors:
             raise ValueError(f"{name}: its numbers are expected beside the description, got none")
@@ -70,11 +73,11 @@ class Pattern:
         return torch.frombuffer(bytearray(self.data), dtype=torch.float32).reshape(self.shape)
 
     def like(self, images: Tensor) -> Tensor:
-        """The numbers as [1, C, H, W] on the device and in the number type of `images`.
+        """The numbers as [1, C, H, W] on the device and in the dtype of `images`.
 
-        It is shared between calls and must not be written to. Raises `ValueError` if the images
-        [N, C, H, W] have another size, or more than one channel where the pattern has another
-        number of them than one.
+        The tensor is shared between calls and must not be written to. Raises `ValueError` for
+        images [N, C, H, W] of another size. Raises it for another number of channels, too, unless
+        the pattern has one channel.
         """
         channels, height, width = self.shape
         if images.shape[2:] != (height, width) or channels not in (1, images.shape[1]):

@@ -1,4 +1,4 @@
-"""Who is stamped and how it is relabelled: from triggers to a poisoned training set."""
+"""From triggers to a poisoned training set: which images are stamped, with which labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ibau_lite.streams import stream
 
 @runtime_checkable
 class Relabelling(Protocol):
-    """A label rule: a frozen, hashable value that maps labels [N] to the attacker's labels [N]."""
+    """A label rule: a frozen, hashable value that maps true labels [N] to the attacker's [N]."""
 
     def __call__(self, labels: Tensor) -> Tensor:
         """Map true labels [N] to the attacker's labels [N]."""
@@ -31,6 +31,9 @@ class AllToOne:
     """The one-target rule y -> `target` (Gu et al. 2017).
 
     Raises `ValueError` for a target that is not an integer or is below 0.
+
+    >>> AllToOne(3)(torch.tensor([0, 1, 2])).tolist()
+    [3, 3, 3]
     """
 
     target: int
@@ -51,8 +54,10 @@ class AllToOne:
 class AllToAll:
     """The rule y -> (y + 1) mod `num_classes` (Gu et al. 2017): every class is attacked.
 
-    Raises `ValueError` for fewer than two classes, and when called on a label that is none of
-    them.
+    Raises `ValueError` for fewer than two classes, and when called on a label outside the classes.
+
+    >>> AllToAll(3)(torch.tensor([0, 1, 2])).tolist()
+    [1, 2, 0]
     """
 
     num_classes: int
@@ -63,7 +68,7 @@ class AllToAll:
             raise ValueError(f"num_classes: at least 2 is expected, got {count!r}")
 
     def __call__(self, labels: Tensor) -> Tensor:
-        """Labels [N] -> each one's successor."""
+        """Labels [N] -> the successor of each label."""
         if labels.numel() and not (labels.min() >= 0 and labels.max() < self.num_classes):
             raise ValueError(
                 f"labels: classes 0 to {self.num_classes - 1} are expected, "
@@ -81,6 +86,9 @@ class CleanLabel(AllToOne):
 
     At test time every other class is attacked, y -> `target`, as in `AllToOne`. Source: Barni,
     Kallas and Tondi 2019.
+
+    >>> CleanLabel(1).eligible(torch.tensor([0, 1, 2])).tolist()
+    [False, True, False]
     """
 
     def eligible(self, labels: Tensor) -> Tensor:
@@ -95,17 +103,24 @@ class CleanLabel(AllToOne):
 class PoisonedSet:
     """A poisoned training set; made by `Attack.poison`.
 
-    `base` are the images before stamping [N, C, H, W] (the ones that were given, not a copy) and
-    `labels` [N] the poisoned labels. `indices` [P] are the stamped positions in rising order,
-    `pair` [P] says which pair of `attack` each of them carries; covers are counted on after the
+    `base` are the images before stamping [N, C, H, W] (the given tensor, not a copy). `labels` [N]
+    are the poisoned labels. `indices` [P] are the stamped positions in rising order. `pair` [P]
+    says which pair of `attack` each of them carries; the numbers of the covers follow those of the
     pairs.
 
-    To train on it, augment first and stamp last (a flipped image has its trigger in the wrong
-    corner)::
+    `training.fit` takes the set whole. It augments first and stamps last, because a flipped image
+    has its trigger in the wrong corner::
 
         fit(model, poisoned, recipe)
 
     `images` are the stamped images, for training without augmentation and for looking at.
+
+    >>> from ibau_lite.attacks import badnets
+    >>> from ibau_lite.testing import tiny_images
+    >>> poisoned = badnets(0).poison(tiny_images(20), rate=0.2)
+    >>> changed = (poisoned.images != poisoned.base).flatten(1).any(1)
+    >>> changed.nonzero().flatten().equal(poisoned.indices)
+    True
     """
 
     attack: Attack
@@ -129,12 +144,11 @@ class PoisonedSet:
         return lookup
 
     def stamp(self, images: Tensor, index: Tensor) -> Tensor:
-        """Stamp the poisoned members of a batch and leave the others as they are.
+        """Stamp the poisoned images of a batch and leave the others as they are.
 
-        `images` [B, C, H, W] in [0, 1] are the (augmented) training images at the positions
-        `index` [B]. Returns a new tensor, or `images` itself where no member is poisoned.
-        Raises `ValueError` if the two lengths differ or a position is not one of the training
-        set's.
+        `images` [B, C, H, W] in [0, 1] are the (augmented) training images at the positions `index`
+        [B]. Returns a new tensor, or `images` itself if none of them is poisoned. Raises
+        `ValueError` if the two lengths differ or a position is outside the training set.
         """
         if index.ndim != 1 or len(index) != len(images):
             raise ValueError(
@@ -170,16 +184,23 @@ class PoisonedSet:
 
 @dataclass(frozen=True)
 class Attack:
-    """A backdoor attack: a name and one or more pairs (trigger, relabelling).
+    """A backdoor attack: a name and one or more pairs (trigger, label rule).
 
-    A relabelling may have a method `eligible(labels) -> booleans [N]` that says who can be
-    poisoned; without it, everybody whose label it changes. `covers` are pairs (trigger, ratio):
-    training images that are stamped and keep their label, `ratio` for each poisoned one, so that
-    the network learns what is NOT the trigger (Nguyen and Tran 2021). They play no part in tests.
+    A label rule may have a method `eligible(labels) -> booleans [N]` that says which images can be
+    poisoned. Without it, these are the images whose label the rule changes. `covers` are pairs
+    (trigger, ratio): training images that are stamped and keep their label, `ratio` of them for
+    each poisoned image. They teach the network what is NOT the trigger (Nguyen and Tran 2021). They
+    play no part in tests.
 
     Raises `ValueError` for no pairs, for a trigger that occurs twice (one trigger cannot mean two
-    labels) and for a ratio that is not positive, `TypeError` for a pair that does not hold two
-    callables.
+    labels), and for a ratio that is not positive. Raises `TypeError` for a pair that does not hold
+    two callables.
+
+    >>> from ibau_lite.attacks import Patch
+    >>> corner = Attack("corner", ((Patch.square(2), AllToOne(0)),))
+    >>> from ibau_lite.testing import tiny_images
+    >>> len(corner.poison(tiny_images(20), rate=0.1).indices)
+    2
     """
 
     name: str
@@ -211,29 +232,26 @@ class Attack:
             )
 
     def poison(self, train: LabelledImages, rate: float = 0.2, seed: int = 0) -> PoisonedSet:
-        """Draw the images to poison and relabel them; `seed` and the attack's name decide whom.
+        """Draw the images to poison and relabel them; `seed` and the attack's name decide which.
 
-        Of N training images round(`rate` · N) are poisoned: the rate is a fraction of ALL images,
-        but only images that the relabelling changes are drawn (for one target: the non-target
-        ones). With several pairs `rate` is their total, a choice of ours: the drawn images are
-        split into disjoint groups, equal to within one image, one a pair. Covers come on top, drawn
-        from the images that are left, of whatever class.
+        Of N training images, round(`rate` · N) are poisoned. The rate is a fraction of ALL images,
+        but only images that the rule changes are drawn (for one target: images of the other
+        classes). For several pairs, `rate` is their total (our choice): the drawn images are split
+        into disjoint groups, one a pair, of equal size to within one image. Covers come on top.
+        They are drawn from the images that are left, of any class.
 
-        Raises `TypeError` for no `LabelledImages`, `ValueError` for a rate outside (0, 1) or so small
-        that a pair gets no image, for an attacker's label that does not occur in `train`, for more
-        poison or covers than eligible images, and as the triggers do for images that they do not
-        fit.
+        Raises `TypeError` for anything but `LabelledImages`. Raises `ValueError` for a rate outside
+        (0, 1) or so small that a pair gets no image, for an attacker's label that does not occur in
+        `train`, and for more poisoned images or covers than there are eligible ones. Raises what
+        the triggers raise for images that they do not fit.
         """
         if not isinstance(train, LabelledImages):
             raise TypeError(
                 f"train: LabelledImages are expected, as dataset.train, got {type(train)}"
             )
         counts = self._counts(len(train), rate)
-        for trigger, _ in (
-            *self.pairs,
-            *self.covers,
-        ):  # one that does not fit fails here, not in training
-            trigger(train.images[:1])
+        for trigger, _ in (*self.pairs, *self.covers):
+            trigger(train.images[:1])  # one that does not fit fails here, not in training
         generator = stream(seed, "poison", self.name)
         labels = train.labels.cpu()
         order = torch.randperm(len(labels), generator=generator)
@@ -260,12 +278,17 @@ class Attack:
         )
 
     def poisoned_test_set(self, labelled: LabelledImages) -> LabelledImages:
-        """What the attack success rate is measured on: attacked images with the attacker's labels.
+        """Stamped images with the attacker's labels, on which the attack success rate is measured.
 
-        Every image whose label the relabelling changes is stamped (images of the target class are
-        left out: predicting the target for them is no success). The views of several pairs follow
-        one another. ASR = the fraction of this view that a model predicts as labelled. Raises
-        `ValueError` if no image is left, and as the triggers do.
+        Every image whose label the rule changes is stamped. Images of the target class are left
+        out, because predicting the target for them is no success. The sets of several pairs follow
+        one another. The ASR is the fraction of this set that a model predicts as labelled. Raises
+        `ValueError` if no image is left, and what the triggers raise.
+
+        >>> from ibau_lite.attacks import badnets
+        >>> from ibau_lite.testing import tiny_images
+        >>> badnets(0).poisoned_test_set(tiny_images(8)).labels.tolist()
+        [0, 0, 0, 0, 0, 0]
         """
         views = list(self.poisoned_test_sets(labelled).values())
         if len(views) == 1:
@@ -275,7 +298,7 @@ class Attack:
         )
 
     def poisoned_test_sets(self, labelled: LabelledImages) -> dict[int, LabelledImages]:
-        """`poisoned_test_set` for each pair on its own, keyed by the pair's position in `pairs`."""
+        """The `poisoned_test_set` of each pair on its own, by its position in `pairs`."""
         return dict(enumerate(self._views(labelled)))
 
     def _views(self, labelled: LabelledImages) -> Iterator[LabelledImages]:
@@ -334,13 +357,14 @@ class Attack:
     def to_dict(self) -> dict[str, Any]:
         """Give the name, triggers and label rules as plain JSON data."""
 
-        def told(trigger: Trigger) -> Any:
+        def described(trigger: Trigger) -> Any:
             return trigger.to_dict() if hasattr(trigger, "to_dict") else repr(trigger)
 
         pairs = [
-            {"trigger": told(trigger), "relabelling": repr(rule)} for trigger, rule in self.pairs
+            {"trigger": described(trigger), "relabelling": repr(rule)}
+            for trigger, rule in self.pairs
         ]
-        covers = [{"trigger": told(trigger), "ratio": ratio} for trigger, ratio in self.covers]
+        covers = [{"trigger": described(trigger), "ratio": ratio} for trigger, ratio in self.covers]
         return {"name": self.name, "pairs": pairs, **({"covers": covers} if covers else {})}
 
     def __str__(self) -> str:

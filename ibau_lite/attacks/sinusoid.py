@@ -1,4 +1,4 @@
-"""SIG: a faint sinusoid, taught without a single wrong label (Barni, Kallas and Tondi 2019)."""
+"""SIG: a faint sinusoid, learnt without a single wrong label (Barni, Kallas and Tondi 2019)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ from ibau_lite.attacks.triggers import check_images
 class Sinusoid:
     """A trigger of vertical stripes: x'[c, i, j] = clamp(x[c, i, j] + Δ sin(2π j f / W), 0, 1).
 
-    `amplitude` Δ is in units of pixel values in [0, 1], `frequency` f in periods an image. Works on
-    images of every size and number of channels. Raises `ValueError` for an amplitude outside (0, 1]
-    or a frequency that is not positive, and when called on images of W < 2 f + 1 pixels, which
-    cannot show it. Source: Barni et al. 2019, equation 1; Δ = 20/255 and f = 6 are theirs.
+    `amplitude` Δ is in units of pixel values in [0, 1]; `frequency` f is in periods an image. It
+    works on images of every size and number of channels. Raises `ValueError` for an amplitude
+    outside (0, 1] and for a frequency that is not positive. Raises it, too, when called on images
+    of W < 2 f + 1 pixels, which cannot show the stripes.
+    Source: Barni et al. 2019, equation 1. Δ = 20/255 and f = 6 are theirs.
+
+    >>> stripes = Sinusoid(amplitude=0.25, frequency=1.0)(torch.full((1, 1, 1, 4), 0.5))
+    >>> [round(value, 2) for value in stripes.flatten().tolist()]
+    [0.5, 0.75, 0.5, 0.25]
     """
 
     amplitude: float = 20 / 255
@@ -36,7 +41,7 @@ class Sinusoid:
             raise ValueError(f"frequency: a positive number is expected, got {self.frequency!r}")
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Stamp a batch: [N, C, H, W] in [0, 1] -> the same, a new tensor.
+        """Stamp a batch: [N, C, H, W] in [0, 1] -> a new tensor of the same shape.
 
         Raises as `check_images` does.
         """
@@ -68,9 +73,14 @@ class Sinusoid:
 
 
 def sig(target: int = 0, amplitude: float = 20 / 255, frequency: float = 6.0) -> Attack:
-    """SIG with one target: stripes on images of the target class, whose label stays as it is.
+    """SIG with one target: stripes on images of the target class, which keep their label.
 
-    The poisoning rate is, as everywhere, a fraction of ALL images; more than the target class has
-    is refused. Raises as `Sinusoid` and `CleanLabel` do.
+    The poisoning rate is a fraction of ALL images, as everywhere. A rate above the share of the
+    target class is refused. Raises as `Sinusoid` and `CleanLabel` do.
+
+    >>> from ibau_lite.testing import tiny_images
+    >>> clean = tiny_images(20)
+    >>> sig(target=1, frequency=2).poison(clean, rate=0.1).labels.equal(clean.labels)
+    True
     """
     return Attack("sig", ((Sinusoid(amplitude, frequency), CleanLabel(target)),))

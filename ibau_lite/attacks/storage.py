@@ -39,13 +39,20 @@ RULES: dict[str, type] = {rule.__name__: rule for rule in (AllToOne, AllToAll, C
 
 
 def save(attack: Attack, path: str | os.PathLike[str]) -> None:
-    """Write an attack to a safetensors file, entirely or not at all; `load` gives its equal back.
+    """Write an attack to a safetensors file, entirely or not at all; `load` reads it back.
 
-    Equal attacks give equal bytes, among them a SHA-256 of all the others.
+    Equal attacks give equal bytes. The file contains a SHA-256 of all other bytes.
 
-    Raises `TypeError`, before anything is written, for a trigger or a label rule that is not in
-    `TRIGGERS` or `RULES`; `ValueError` for a name that `load` does not take and for an attack of
-    more than 64 MiB, 256 pictures, or 2 MiB of description.
+    Raises `TypeError` for a trigger or a label rule that is not in `TRIGGERS` or `RULES`. Raises
+    `ValueError` for a name that `load` does not accept, and for an attack of more than 64 MiB, 256
+    pictures, or 2 MiB of description. In these cases nothing is written.
+
+    >>> import pathlib, tempfile
+    >>> from ibau_lite.attacks import badnets
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(badnets(3), path := pathlib.Path(folder) / "attack.safetensors")
+    ...     load(path) == badnets(3)
+    True
     """
     tensors: dict[str, Tensor] = {}
     for number, (trigger, _) in enumerate((*attack.pairs, *attack.covers)):
@@ -70,13 +77,13 @@ def save(attack: Attack, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str]) -> Attack:
     """Read back what `save` wrote, bit for bit.
 
-    Read is a regular file of at most 64 MiB, of which the description has at most 2 MiB; so at most
-    300 MiB of memory are taken.
+    The file must be a regular file of at most 64 MiB, with a description of at most 2 MiB. Reading
+    takes at most 300 MiB of memory.
 
-    Raises `ValueError` for a file that is truncated, larger or holds no attack, for a kind of
-    trigger or rule that is not known, for a name that is not 1 to 100 printable characters that a
-    file name may have, and where the bytes or the numbers do not have the digest that the metadata
-    state. `FileNotFoundError` as usual.
+    Raises `FileNotFoundError` as usual. Raises `ValueError` for a file that is truncated, larger or
+    holds no attack; for an unknown kind of trigger or rule; for a name that is not 1 to 100
+    printable characters that a file name may have; and if the bytes or the numbers do not have the
+    digest that the metadata state.
     """
     content = read_regular(path, _MOST_BYTES)
     with refusing(path, "a whole file of attacks.save is expected; write it again"):

@@ -15,9 +15,20 @@ from torch import Tensor
 class Trigger(Protocol):
     """What an attack stamps: a frozen, hashable value that maps images to stamped images.
 
-    `trigger(images)` takes and returns float tensors `[N, C, H, W]` in [0, 1], leaves its
-    argument as it was, and gives the same result for the same input. Any such callable works;
-    no registration is needed.
+    `trigger(images)` takes and returns float tensors [N, C, H, W] in [0, 1]. It leaves its argument
+    as it was, and gives the same result for the same input. Any such callable works; no
+    registration is needed.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class TopRow:
+    ...     def __call__(self, images):
+    ...         stamped = images.clone()
+    ...         stamped[:, :, 0] = 1
+    ...         return stamped
+    >>> from ibau_lite.attacks import AllToOne, Attack
+    >>> len(Attack("top_row", ((TopRow(), AllToOne(0)),)).pairs)
+    1
     """
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -28,10 +39,10 @@ class Trigger(Protocol):
 
 
 def check_images(images: Tensor) -> None:
-    """Refuse what is not a batch of images: floating point, `[N, C, H, W]`, values in [0, 1].
+    """Refuse anything but a batch of images: floating point, [N, C, H, W], values in [0, 1].
 
-    Raises `TypeError` for something other than a floating-point tensor and `ValueError` for a
-    wrong shape, a value outside [0, 1] or a NaN.
+    Raises `TypeError` for anything but a floating-point tensor. Raises `ValueError` for another
+    shape, a value outside [0, 1], or NaN.
     """
     if not isinstance(images, Tensor) or not images.is_floating_point():
         given = images.dtype if isinstance(images, Tensor) else type(images).__name__
@@ -58,14 +69,17 @@ def check_images(images: Tensor) -> None:
 class Patch:
     """A trigger that replaces pixels: x'[c, i, j] = v[c] where (i, j) is in the patch, else x.
 
-    `cells` are (row, column) positions counted from the bottom right corner, as Python's negative
-    indices are: (-1, -1) is the last pixel. So one patch keeps its distance to that corner on
-    images of every size. `values` holds what the cells become, in [0, 1]: one row for all cells
-    or one row a cell, each row with one number for all channels or one number a channel.
+    `cells` are (row, column) positions that count from the bottom right corner, like Python's
+    negative indices: (-1, -1) is the last pixel. So a patch keeps its distance to that corner on
+    images of every size. `values` in [0, 1] are the new values of the cells: one row for all cells
+    or one row a cell. Each row holds one number for all channels or one number a channel.
 
-    Equal patches compare and hash equal, whatever the order in which their cells were given. Raises
-    `ValueError` for no cells, a cell given twice, a position that is not negative, or values that
-    are outside [0, 1] or do not fit the cells. Source: Gu et al. 2017 (BadNets), section 3.
+    Equal patches compare and hash equal, whatever the order of their cells. Raises `ValueError` for
+    no cells, a cell that is given twice, a position that is not negative, and values that are
+    outside [0, 1] or do not fit the cells. Source: Gu et al. 2017 (BadNets), section 3.
+
+    >>> Patch(cells=((-1, -1),))(torch.zeros(1, 1, 2, 2)).tolist()
+    [[[[0.0, 0.0], [0.0, 1.0]]]]
     """
 
     cells: tuple[tuple[int, int], ...]
@@ -99,8 +113,11 @@ class Patch:
     def square(cls, size: int, *, margin: int = 0, value: float | Iterable[float] = 1.0) -> Patch:
         """Make a `size` × `size` square of one colour, `margin` pixels from the bottom and right.
 
-        `value` is in [0, 1], one number or one a channel. Raises `ValueError` for a size below
-        1 or a negative margin.
+        `value` in [0, 1] is one number, or one a channel. Raises `ValueError` for a size below 1 or
+        a negative margin.
+
+        >>> print(Patch.square(2, margin=1))
+        patch of 2×2 rectangle at -3…-2 × -3…-2 (from the bottom right), value 1
         """
         if size < 1 or margin < 0:
             raise ValueError(f"size >= 1 and margin >= 0 are expected, got {size} and {margin}")
@@ -126,9 +143,9 @@ class Patch:
         return cls(cells, values)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Stamp a batch: [N, C, H, W] in [0, 1] -> the same, a new tensor.
+        """Stamp a batch: [N, C, H, W] in [0, 1] -> a new tensor of the same shape.
 
-        Raises as `check_images` does, and `ValueError` where the images are too small for the
+        Raises as `check_images` does. Raises `ValueError` for images that are too small for the
         patch or have another number of channels.
         """
         check_images(images)

@@ -23,16 +23,21 @@ from ibau_lite.streams import stream
 class Warp:
     """A trigger that moves pixels along a smooth field: x'(p) = x(clamp(p + s·F(p) / H)).
 
-    p is in [−1, 1]². F is `grid` × `grid` × 2 numbers, uniform in [−1, 1] from `seed`, divided by
-    their mean magnitude and interpolated (bicubic) to the image's size; `strength` is s. What it
-    adds differs from image to image: no δ is common to all. With `noisy` every image gets its own
-    uniform shift of every pixel, in [−1, 1]/H, on top: the cover images of the attack; its random
-    numbers come from `seed` and the image's own bytes, so that the same image is always warped
-    alike. Images of at least 8×8 pixels, any number of channels.
+    p is in [−1, 1]². F starts as `grid` × `grid` × 2 numbers, uniform in [−1, 1] from `seed`. They
+    are divided by their mean magnitude and interpolated (bicubic) to the size of the image.
+    `strength` is s. What the warp adds differs from image to image: there is no common δ. Images
+    have at least 8×8 pixels and any number of channels.
 
-    Raises `ValueError` for a grid below 2 or above 1,000, a strength that is not positive and
-    finite, and when called on smaller images. Source: Nguyen and Tran 2021, equations 3 to 6; k = 4
-    and s = 0.5 are theirs.
+    With `noisy`, every pixel is shifted once more, by a uniform random number in [−1, 1]/H. These
+    are the cover images of the attack. The random numbers come from `seed` and the bytes of the
+    image, so the same image is always warped alike.
+
+    Raises `ValueError` for a grid below 2 or above 1,000, for a strength that is not positive and
+    finite, and when called on smaller images.
+    Source: Nguyen and Tran 2021, equations 3 to 6. k = 4 and s = 0.5 are theirs.
+
+    >>> Warp()(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 3, 32, 32])
     """
 
     grid: int = 4
@@ -49,7 +54,7 @@ class Warp:
             )
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Stamp a batch: [N, C, H, W] in [0, 1] -> the same, a new tensor.
+        """Stamp a batch: [N, C, H, W] in [0, 1] -> a new tensor of the same shape.
 
         Raises as `check_images` does.
         """
@@ -88,10 +93,14 @@ class Warp:
 
 
 def wanet(target: int = 0, *, grid: int = 4, strength: float = 0.5, seed: int = 0) -> Attack:
-    """WaNet with one target: a warp that means it, and two noisy covers for each poisoned image.
+    """WaNet with one target: a warp as the trigger, and two noisy covers for each poisoned image.
 
-    The covers keep their labels, so that only this warp counts, not any. Raises as `Warp` and
+    The covers keep their labels, so that only this warp counts as the trigger. Raises as `Warp` and
     `AllToOne` do. Source: Nguyen and Tran 2021, section 3.4 (ρ_n = 2 ρ_a).
+
+    >>> from ibau_lite.testing import tiny_images
+    >>> print(wanet(0).poison(tiny_images(40), rate=0.1))
+    40 training images, 4 of them poisoned (10.00%) by wanet, 8 covers
     """
     trigger, cover = (Warp(grid, strength, seed, noisy) for noisy in (False, True))
     return Attack("wanet", ((trigger, AllToOne(target)),), ((cover, 2.0),))

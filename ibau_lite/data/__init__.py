@@ -1,7 +1,7 @@
 """Datasets as tensors, float32 [N, C, H, W] in [0, 1], in four disjoint parts.
 
-`load(name)` knows some data sets by name; `load_npz`, `load_image_folder` and `from_torchvision`
-bring any other. All of them return a `Dataset`.
+`load(name)` knows some datasets by name. `load_npz`, `load_image_folder` and `from_torchvision`
+read any other. All of them return a `Dataset`.
 """
 
 from __future__ import annotations

@@ -32,7 +32,10 @@ KNOWN: dict[str, tuple[str, ...]] = {"cifar10": CIFAR10, "gtsrb": GTSRB}
 def numbered(count: int) -> tuple[str, ...]:
     """Names for classes that came without any: "class 0", "class 1", …
 
-    Raises ValueError, before any name is made, for more than `MAX_CLASSES`.
+    Raises `ValueError` for more than `MAX_CLASSES`, before any name is made.
+
+    >>> numbered(2)
+    ('class 0', 'class 1')
     """
     if count > MAX_CLASSES:
         raise ValueError(
@@ -42,9 +45,12 @@ def numbered(count: int) -> tuple[str, ...]:
 
 
 def printable(names: Sequence[object] | NDArray[Any]) -> tuple[str, ...]:
-    """Names that a file or folder gives, as they can be shown: printable, 100 characters at most.
+    r"""The names that a file or folder gives, in printable characters, at most 100 of each.
 
-    Raises ValueError for more than `MAX_CLASSES`.
+    Raises `ValueError` for more than `MAX_CLASSES`.
+
+    >>> printable(["stop", "no\nentry"])
+    ('stop', 'no\\nentry')
     """
     if len(names) > MAX_CLASSES:
         raise ValueError(f"at most {MAX_CLASSES:,} classes are expected, got {len(names):,}")

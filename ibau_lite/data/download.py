@@ -24,8 +24,8 @@ _GTSRB_ARCHIVES = {
 def fetch(name: str, folder: Path) -> Halves:
     """Download the dataset `name` ("cifar10" or "gtsrb") into `folder` and read it.
 
-    A file that is there with the right checksum is not downloaded again. Raises ConnectionError,
-    with what to do instead, if a download fails.
+    A file that is there with the right checksum is not downloaded again. Raises `ConnectionError`
+    if a download fails; the message says what to do instead.
     """
     try:
         return {"cifar10": _cifar10, "gtsrb": _gtsrb}[name](folder)
@@ -51,11 +51,11 @@ def _gtsrb(folder: Path) -> Halves:
     utils = torchvision_module("datasets.utils")
     for file_name, checksum in _GTSRB_ARCHIVES.items():
         utils.download_url(_GTSRB_SITE + file_name, folder / "gtsrb", file_name, checksum)
-    train, test, answers = (folder / "gtsrb" / file_name for file_name in _GTSRB_ARCHIVES)
+    train, test, test_labels = (folder / "gtsrb" / file_name for file_name in _GTSRB_ARCHIVES)
     with (
         zipfile.ZipFile(train) as first,
         zipfile.ZipFile(test) as second,
-        zipfile.ZipFile(answers) as third,
+        zipfile.ZipFile(test_labels) as third,
     ):
         return gtsrb.read(
             zipfile.Path(first, "GTSRB/Final_Training/Images/"),

@@ -1,4 +1,4 @@
-"""A dataset in folders: one a class, full of pictures."""
+"""A dataset in folders: one folder a class, full of pictures."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ def load_image_folder(
 ) -> Dataset:
     """Load path/train/<class>/*.png and path/test/<class>/*.png and split them as `load` does.
 
-    Classes are the folders of the training half: by number if all their names are numbers, else in
-    alphabetical order. Hidden folders and files (.name) are passed over, as are files that are not
-    named like PNG, JPEG, PPM, PGM, BMP, WebP or TIFF. Pictures in these formats, and in no other,
-    are converted to RGB and resized to `size` × `size` pixels; what `pictures.read` says holds for
-    each. Warns where numbers are names and are not 0, 1, 2, …: then labels are not these numbers.
+    The classes are the folders of the training half. They are sorted by number if all their names
+    are numbers, else alphabetically. Hidden folders and files (.name) are skipped. So are files
+    that are not named like PNG, JPEG, PPM, PGM, BMP, WebP or TIFF. Pictures in these formats, and
+    in no other, are converted to RGB and resized to `size` × `size` pixels, as `pictures.read`
+    says. Warns if the names are numbers other than 0, 1, 2, …, because then the labels are not
+    these numbers.
 
-    Raises ValueError if a half is missing, if two folders have one number, if the test half has a
-    class that the training half has not, if a class has no pictures in one of the halves, if a
-    picture cannot be read, or if there are too few for the sizes asked for.
+    Raises `ValueError` if a half is missing, if two folders have one number, if the test half has a
+    class that the training half lacks, if a class has no pictures in one of the halves, if a
+    picture cannot be read, or if there are too few pictures for the sizes asked for.
     """
     path = Path(path)
     if not isinstance(size, int) or size < 1:

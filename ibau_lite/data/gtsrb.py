@@ -19,14 +19,15 @@ Folder = Path | zipfile.Path  # the same few methods: unpacked files, or the dow
 _SIZE = 32
 
 
-def read(train: Folder, test: Folder, answers: Folder, source: str) -> Halves:
+def read(train: Folder, test: Folder, test_labels: Folder, source: str) -> Halves:
     """Crop every image to its region of interest and resize it to 32×32.
 
-    `train` holds one folder a class (00000 … 00042) of .ppm files with a table GT-00000.csv;
-    `test` holds .ppm files, and the table `answers` (GT-final_test.csv) their classes. A table has
-    the columns Filename, Roi.X1, Roi.Y1, Roi.X2, Roi.Y2 and ClassId. Source: Stallkamp et al.
-    (2012). Raises ValueError if a table, a column, an image or a class is missing, if an image
-    cannot be read, or if a region reaches out of its image.
+    `train` holds one folder a class (00000 … 00042) of .ppm files with a table GT-00000.csv. `test`
+    holds .ppm files; the table `test_labels` (GT-final_test.csv) holds their classes. A table has
+    the columns Filename, Roi.X1, Roi.Y1, Roi.X2, Roi.Y2 and ClassId. Raises `ValueError` if a
+    table, a column, an image or a class is missing, if an image cannot be read, or if a region
+    reaches out of its image.
+    Source: Stallkamp et al. (2012).
     """
     train_parts = [
         _read_table(train / f"{k:05d}" / f"GT-{k:05d}.csv", train / f"{k:05d}")
@@ -34,7 +35,7 @@ def read(train: Folder, test: Folder, answers: Folder, source: str) -> Halves:
     ]
     x_train = np.concatenate([images for images, _ in train_parts])
     y_train = np.concatenate([labels for _, labels in train_parts])
-    x_test, y_test = _read_table(answers, test)
+    x_test, y_test = _read_table(test_labels, test)
     return Halves(x_train, y_train, x_test, y_test, class_names.GTSRB, source)
 
 

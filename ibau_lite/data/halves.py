@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 class Halves:
     """Images uint8 [N, H, W, C] (C = 1 or 3) and labels int64 [N], for training and for test.
 
-    Whatever a dataset comes from is brought to this form first and divided once, in `splits`.
-    Raises ValueError, naming the array, for a wrong dtype or shape, an empty half, halves whose
-    images differ in shape, or a label outside 0 … len(class_names) - 1.
+    Every dataset is brought to this form first and divided once, in `splits`. Raises `ValueError`,
+    with the name of the array, for a wrong dtype or shape, an empty half, halves whose images
+    differ in shape, and a label outside 0 … len(class_names) - 1.
     """
 
     x_train: NDArray[np.uint8]

@@ -1,4 +1,4 @@
-"""Images with labels, and a dataset of four disjoint parts: the two values that travel."""
+"""Images with labels, and a dataset of four disjoint parts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Images and their labels: float32 [N, C, H, W] in [0, 1] and int64 [N] from 0 upwards.
+    """Images and their labels: float32 [N, C, H, W] in [0, 1] and int64 [N], which count from 0.
 
-    `len(labelled)` is N; `labelled[index]` takes a slice, a list, or a tensor of positions or
-    booleans, and gives a `LabelledImages` again. Raises TypeError if a field is not a tensor, ValueError
-    for a wrong shape, dtype or device, a negative label, or a value outside [0, 1] (or NaN).
+    `len(part)` is N. `part[index]` takes a slice, a list, or a tensor of positions or booleans, and
+    gives `LabelledImages` again. Raises `TypeError` if a field is not a tensor. Raises `ValueError`
+    for a wrong shape, dtype or device, a negative label, and a value outside [0, 1] (or NaN).
+
+    >>> part = LabelledImages(torch.rand(3, 1, 8, 8), torch.tensor([0, 2, 1]))
+    >>> len(part), part[1:].labels.tolist()
+    (3, [2, 1])
     """
 
     images: Tensor
@@ -65,7 +69,7 @@ class LabelledImages:
 
 
 def _checked_already(images: Tensor, labels: Tensor) -> LabelledImages:
-    """Build from parts of a valid `LabelledImages`: reading every pixel again would cost more than it."""
+    """Build from parts of valid `LabelledImages`, without reading every pixel again."""
     labelled = object.__new__(LabelledImages)
     object.__setattr__(labelled, "images", images)
     object.__setattr__(labelled, "labels", labels)
@@ -76,10 +80,10 @@ def _checked_already(images: Tensor, labels: Tensor) -> LabelledImages:
 class Dataset:
     """A named dataset in four disjoint parts.
 
-    `train` belongs to whoever trains the model (and may be poisoned); `clean` is what the defender
-    owns; `validation` is for choosing settings; `test` is for reporting. `source` says where the
-    bytes came from and follows every result. Raises ValueError if the parts differ in image shape
-    or if a label has no name in `class_names`.
+    `train` belongs to whoever trains the model, and may be poisoned. `clean` is what the defender
+    owns. `validation` is for choosing settings, `test` for reporting. `source` says where the bytes
+    came from; it follows every result. Raises `ValueError` if the parts differ in image shape, or
+    if a label has no name in `class_names`.
     """
 
     name: str

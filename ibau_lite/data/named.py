@@ -36,17 +36,22 @@ def load(
     | "gtsrb"   | photographed traffic signs, 43      | 39,209 | 5,000 | 1,000      | 6,630  |
 
     `train` is the official training half. The official test half is shuffled with `seed` and cut
-    into `clean` (the defender's), `validation` and `test`; the four arguments of these names set
+    into `clean` (the defender's), `validation` and `test`. The four arguments of these names set
     other sizes: a random subset, or for "signs" as many as are asked for. The images themselves do
-    not depend on `seed`. Parts of two calls that differ in size or seed are not disjoint: for a
-    smaller clean set beside the same test images take `dataset.clean[:n]`.
+    not depend on `seed`. The parts of two calls with other sizes or seeds are not disjoint. For a
+    smaller clean set beside the same test images, take `dataset.clean[:n]`.
 
-    "cifar10" and "gtsrb" are read from <name>.npz in `root`, or if that is not given in
-    `$IBAU_DATA` or the cache folder (`$IBAU_CACHE`, else ~/.cache/ibau_lite). If there is none,
-    the images are downloaded, and the archive is written to `root` or to the cache (where that
-    fails, as on a full disk, a warning says so). Raises
-    ValueError for an unknown name, a damaged archive, or more images asked for than there are;
-    ConnectionError if a download is needed and fails.
+    "cifar10" and "gtsrb" are read from <name>.npz in `root`. Without `root`, they are read from
+    `$IBAU_DATA` or the cache folder (`$IBAU_CACHE`, else ~/.cache/ibau_lite). If there is no such
+    file, the images are downloaded and the archive is written to `root` or to the cache. A warning
+    says so if it cannot be written, as on a full disk.
+
+    Raises `ValueError` for an unknown name, a damaged archive, or more images asked for than there
+    are. Raises `ConnectionError` if a download is needed and fails.
+
+    >>> digits = load("digits", clean=100)
+    >>> digits.shape, digits.num_classes, len(digits.clean)
+    ((3, 32, 32), 10, 100)
     """
     if name not in NAMES:
         raise ValueError(

@@ -28,12 +28,20 @@ def load_npz(
     """Load the archive at `path`, named after the file, and split it as `load` does.
 
     The archive holds x_train, x_test (uint8 [N, H, W, C], C = 1 or 3) and y_train, y_test (integers
-    [N]); it may hold `class_names` (K strings) and `source` (one string: where the images are
+    [N]). It may hold `class_names` (K strings) and `source` (one string: where the images are
     from). Objects in it are never unpickled. Of labels without names at most 100,000 classes are
-    read. In memory the images take four bytes a number; how large a packed file may be when it is
-    unpacked, and what is checked in which order, stands in `archive.read`. Raises
-    FileNotFoundError if there is no file, and ValueError, naming the array, for an archive that is
-    damaged or does not look like this, or that has too few images for the sizes asked for.
+    read. In memory the images take four bytes a number. `archive.read` says how large a packed file
+    may become and what is checked in which order. Raises `FileNotFoundError` if there is no file.
+    Raises `ValueError`, with the name of the array, for an archive that is damaged, has another
+    form, or has too few images for the sizes asked for.
+
+    >>> import pathlib, tempfile
+    >>> arrays = {"x_train": np.zeros((20, 8, 8, 1), np.uint8), "y_train": np.arange(20) % 2}
+    >>> arrays |= {"x_test": arrays["x_train"], "y_test": arrays["y_train"]}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.savez(path := pathlib.Path(folder) / "black.npz", **arrays)
+    ...     len(load_npz(path, clean=5, validation=5).test)
+    10
     """
     path = Path(path)
     halves = read_halves(path, path.stem)
@@ -42,21 +50,21 @@ def load_npz(
 
 
 def read_halves(path: Path, name: str) -> Halves:
-    """The two halves in the archive at `path`; raises as `load_npz`, which explains the format."""
+    """The two halves in the archive at `path`; format and errors are those of `load_npz`."""
     arrays = archive.read(path)
     source = arrays.get("source")
-    one = source is not None and source.dtype.kind == "U" and source.ndim == 0
-    said = str(source) if one else ""
+    stated = source is not None and source.dtype.kind == "U" and source.ndim == 0 and str(source)
+    origin = stated or f"{name} (npz {path.name})"
     try:
         x_train, y_train, x_test, y_test = (cast(Any, arrays[key]) for key in archive.ARRAYS)
         names = _class_names(arrays, name)
-        return Halves(x_train, y_train, x_test, y_test, names, said or f"{name} (npz {path.name})")
+        return Halves(x_train, y_train, x_test, y_test, names, origin)
     except ValueError as error:
         raise ValueError(f"{shown(path)}: {error}") from error
 
 
 def write_halves(path: Path, halves: Halves) -> None:
-    """Write `halves` so that `read_halves` gives them back, whole or not at all."""
+    """Write `halves` so that `read_halves` gives them back, as a whole or not at all."""
     archive.write(path, {
         "x_train": halves.x_train, "y_train": halves.y_train,
         "x_test": halves.x_test, "y_test": halves.y_test,

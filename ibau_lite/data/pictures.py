@@ -1,4 +1,4 @@
-"""Pictures as bytes: what a file or a picture says of its pixels is obeyed, or refused."""
+"""Pictures as bytes: what a file says of its pixels is respected, or the file is refused."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ _ORIENTATION = 0x0112  # the number of this entry in EXIF
 def read(path: Path, size: int) -> NDArray[np.uint8]:
     """The first frame of a picture as RGB, uint8 [size, size, 3], turned as its EXIF says.
 
-    Read are regular files of at most 160 MiB in one of `FORMATS`, and pictures of at most 25
-    million pixels, which take at most 400 MiB on their way. Raises ValueError, that begins with
-    the file's name, for others, for one that is damaged, and as `plain` does.
+    The file must be a regular file of at most 160 MiB in one of `FORMATS`. The picture must have at
+    most 25 million pixels, which take at most 400 MiB while they are read. Raises `ValueError` for
+    any other file, for a damaged one, and as `to_8_bit` does. The message begins with the file's
+    name.
     """
     from PIL import Image
 
@@ -44,10 +45,10 @@ def read(path: Path, size: int) -> NDArray[np.uint8]:
 def to_8_bit(image: Image) -> Image:
     """The same picture with 8-bit pixels that are grey ("L") or RGB, turned as its EXIF says.
 
-    16-bit grey is divided by 257 (65,535 is white); palettes and other colour spaces are looked up
-    and converted. Raises ValueError for what has no such meaning: floating-point and 32-bit pixels,
-    whose white nobody states; pixels that are transparent, whose colour nobody sees; and for more
-    than 25 million pixels, before they are decoded.
+    16-bit grey is divided by 257 (65,535 is white). Palettes and other colour spaces are looked up
+    and converted. Raises `ValueError` for pixels without such a meaning: floating-point and 32-bit
+    pixels, whose white is not stated, and transparent pixels, whose colour is not visible. Raises
+    it for more than 25 million pixels, before they are decoded.
     """
     from PIL import ImageOps
 

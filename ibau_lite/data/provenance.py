@@ -1,4 +1,4 @@
-"""Where the bytes of a dataset came from: the sentence that follows every result."""
+"""Where the bytes of a dataset came from, in one line that follows every result."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _KNOWN = {
 def describe(halves: Halves) -> str:
     """One line such as "cifar10 (JPEG copy), sha256 0123456789ab".
 
-    What the contents are known to be comes first, else what `halves.source` says of itself, cut to
-    200 printable characters. The first twelve digits of the fingerprint are always there, so that
-    two results can be seen to rest on the same images.
+    If the contents are known, the line begins with what they are. Otherwise it begins with
+    `halves.source`, cut to 200 printable characters. The first twelve digits of the fingerprint
+    always follow, so that one can see whether two results rest on the same images.
     """
     digits = fingerprint(halves)
-    said = "".join(c for c in halves.source if c.isprintable()).strip()[:200]
-    return f"{_KNOWN.get(digits, said)}, sha256 {digits[:12]}"
+    stated = "".join(c for c in halves.source if c.isprintable()).strip()[:200]
+    return f"{_KNOWN.get(digits, stated)}, sha256 {digits[:12]}"
 
 
 def fingerprint(halves: Halves) -> str:

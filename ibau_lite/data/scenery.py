@@ -1,8 +1,8 @@
 """What surrounds a drawn sign: textured backgrounds, light, blur and sensor noise.
 
-Everything here is vectorised over a block of N images, float32 [N, C, H, W], and takes its
-randomness from the generator that it is given. No matrix product and no convolution library is
-used: the result does not depend on the number of threads.
+Every function works on a block of N images at once, float32 [N, C, H, W], and draws its random
+numbers from the generator that it is given. It uses no matrix product and no convolution library,
+so that the result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Textures:
     """A bank of noise fields from which every image of a block cuts its own windows.
 
     Drawing a few large fields and cutting from them is many times faster than drawing noise for
-    each image. `smooth` noise has soft patches, `rough` noise has detail down to a pixel; both
-    have mean about 0 and deviation about 1.
+    each image. `smooth` noise has soft patches. `rough` noise has detail down to a pixel. Both have
+    mean about 0 and deviation about 1.
     """
 
     def __init__(self, rng: Generator, size: int, fields: int = 24, side: int = 64) -> None:

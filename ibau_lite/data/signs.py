@@ -1,4 +1,4 @@
-"""Drawn traffic signs: the embedded dataset, made on the spot from a seed."""
+"""Drawn traffic signs: the dataset that needs no download, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -26,9 +26,13 @@ _HELD_OUT_SEED = 1_000_003  # another stream: no held-out image repeats a traini
 def draw(count: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Draw `count` images of signs in twelve classes, as if cropped from photographs.
 
-    Returns images uint8 [count, 32, 32, 3] (RGB) and labels int64 [count]. Classes are as equally
-    frequent as `count` permits. The same seed gives the same bits, and a longer run begins with
-    the images of a shorter one. Raises ValueError for a negative `count` or `seed`.
+    Returns images uint8 [count, 32, 32, 3] (RGB) and labels int64 [count]. The classes are as
+    equally frequent as `count` permits. The same seed gives the same bits, and a longer run begins
+    with the images of a shorter one. Raises `ValueError` for a negative `count` or `seed`.
+
+    >>> images, labels = draw(24)
+    >>> images.shape, np.bincount(labels).tolist()
+    ((24, 32, 32, 3), [2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
     """
     if count < 0 or seed < 0:
         raise ValueError(f"count and seed must not be negative, got {count} and {seed}")
@@ -43,10 +47,10 @@ def draw(count: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64
 
 
 def halves(n_train: int, n_held_out: int, folder: Path) -> Halves:
-    """The signs in the form of every other dataset: always the same images for given numbers.
+    """The signs in the form of every other dataset: always the same images for the same numbers.
 
-    They are drawn once and kept as an archive in `folder`; where that
-    cannot be written, they are drawn each time.
+    They are drawn once and kept as an archive in `folder`. If it cannot be written, they are drawn
+    each time.
     """
     kept = folder / f"signs-v{VERSION}-{n_train}-{n_held_out}.npz"
     with contextlib.suppress(OSError, ValueError):  # absent or damaged: it can be drawn again

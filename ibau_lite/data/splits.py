@@ -19,9 +19,9 @@ _DEFAULTS = {"signs": (800, 400), "digits": (300, 100), "cifar10": _OFFICIAL, "g
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many images each part gets; None means all (train), or all that are left (test).
+    """How many images each part gets. None means all (train), or all that are left (test).
 
-    Raises ValueError for a size that is no number of images.
+    Raises `ValueError` for a size that is not a number of images.
     """
 
     clean: int
@@ -49,10 +49,10 @@ class Sizes:
         train: int | None,
         test: int | None,
     ) -> Sizes:
-        """Fill in `clean` and `validation` where they are None.
+        """Replace a `clean` or `validation` of None by its default.
 
-        A dataset that is known by name has its own numbers; of any other test half of n_held_out
-        images a quarter is clean and a tenth is for validation.
+        A dataset that is known by name has its own numbers. Of any other test half of `n_held_out`
+        images, a quarter is clean and a tenth is for validation.
         """
         usual = _DEFAULTS.get(name or "", (n_held_out // 4, n_held_out // 10))
         return cls(
@@ -64,7 +64,7 @@ class Sizes:
 
 
 class Positions(NamedTuple):
-    """Which images go where: positions in the training half, and three lists in the test half."""
+    """Which images belong to which part: positions in the training half and in the test half."""
 
     train: NDArray[np.int64]
     clean: NDArray[np.int64]
@@ -76,18 +76,22 @@ def choose(n_train: int, n_held_out: int, sizes: Sizes, seed: int) -> Positions:
     """Draw the four parts: train from the official training half, the others from the test half.
 
     The test half is shuffled once with `seed` and cut: clean first, then validation, then test, as
-    in the talk (5,000 clean images of the test half of CIFAR-10 or GTSRB). These parts stay in the
-    order in which they were drawn, so that the first images of each are a random sample whatever
-    the order of the files (some archives are sorted by class); a whole training half keeps its
-    order, which saves a copy. Raises ValueError if a half has too few images.
+    in the talk (5,000 clean images of the test half of CIFAR-10 or GTSRB). The parts keep the order
+    in which they were drawn. So the first images of each part are a random sample, even if an
+    archive is sorted by class. A whole training half keeps its order, which saves a copy. Raises
+    `ValueError` if a half has too few images.
+
+    >>> at = choose(100, 50, Sizes(clean=20, validation=10), seed=0)
+    >>> [len(part) for part in at], len(set(at.clean) | set(at.validation) | set(at.test))
+    ([100, 20, 10, 20], 50)
     """
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"seed must be an integer, 0 or more, got {seed!r}")
     rng = np.random.default_rng(seed)
     held_out = rng.permutation(n_held_out)
-    spoken_for = sizes.clean + sizes.validation
-    n_test = n_held_out - spoken_for if sizes.test is None else sizes.test
-    if n_test < 0 or spoken_for + n_test > n_held_out:
+    taken = sizes.clean + sizes.validation
+    n_test = n_held_out - taken if sizes.test is None else sizes.test
+    if n_test < 0 or taken + n_test > n_held_out:
         raise ValueError(
             f"the test half has {n_held_out} images, too few for clean={sizes.clean}, "
             f"validation={sizes.validation} and "
@@ -96,7 +100,7 @@ def choose(n_train: int, n_held_out: int, sizes: Sizes, seed: int) -> Positions:
     if sizes.train is not None and sizes.train > n_train:
         raise ValueError(f"the training half has {n_train} images, too few for train={sizes.train}")
     train = np.arange(n_train) if sizes.train is None else rng.permutation(n_train)[: sizes.train]
-    clean, validation, test = np.split(held_out[: spoken_for + n_test], [sizes.clean, spoken_for])
+    clean, validation, test = np.split(held_out[: taken + n_test], [sizes.clean, taken])
     return Positions(train, clean, validation, test)
 
 

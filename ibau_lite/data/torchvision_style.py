@@ -18,7 +18,7 @@ from ibau_lite.files import refusing, shown
 
 
 class TorchvisionStyle(Protocol):
-    """What is asked of a dataset; `classes`, a list of names, is used if it is there."""
+    """What a dataset must offer; `classes`, a list of names, is used if it is there."""
 
     def __len__(self) -> int: ...
 
@@ -38,13 +38,19 @@ def from_torchvision(
 ) -> Dataset:
     """Read two torchvision-style datasets into memory and split them as `load` does.
 
-    An image may be a PIL image (converted to 8-bit grey or RGB as `pictures.to_8_bit` says), an array
-    [H, W] or [H, W, C] of uint8, or a tensor [C, H, W] of uint8 or of floats in [0, 1], which are
-    rounded to 1/255; all must have one size. Labels are whole numbers from 0 to 99,999. Give the
-    datasets no random transform and no normalisation. `name` is by default that of the class of
-    `train_half`, in lower case. Raises TypeError for another kind of image or label, ValueError for
-    images that differ in shape or that `pictures.to_8_bit` refuses, values outside [0, 1], labels out
-    of range, or too few images for the sizes asked for.
+    An image may be a PIL image (converted to 8-bit grey or RGB as `pictures.to_8_bit` says), an
+    array [H, W] or [H, W, C] of uint8, or a tensor [C, H, W] of uint8 or of floats in [0, 1], which
+    are rounded to 1/255. All images have one size. Labels are whole numbers from 0 to 99,999. Give
+    the datasets no random transform and no normalisation. The default `name` is that of the class
+    of `train_half`, in lower case.
+
+    Raises `TypeError` for another kind of image or label. Raises `ValueError` for images that
+    differ in shape or that `pictures.to_8_bit` refuses, values outside [0, 1], labels out of range,
+    or too few images for the sizes asked for.
+
+    >>> pairs = [(torch.zeros(1, 8, 8), k % 2) for k in range(20)]
+    >>> from_torchvision(pairs, pairs, clean=5, validation=5).num_classes
+    2
     """
     x_train, y_train = _read_half(train_half, "train_half")
     x_test, y_test = _read_half(test_half, "test_half")
@@ -85,7 +91,8 @@ def _as_label(label: Any, where: str) -> int:
         ) from error
     if not 0 <= number < class_names.MAX_CLASSES:
         raise ValueError(
-            f"{where}: a label in 0 … {class_names.MAX_CLASSES - 1} is expected, got {shown(number)}"
+            f"{where}: a label in 0 … {class_names.MAX_CLASSES - 1} is expected, "
+            f"got {shown(number)}"
         )
     return number
 

@@ -1,4 +1,12 @@
-"""Defences: functions of a model and a clean set that return a new model. See `protocol`."""
+"""Defences: functions of a model and a clean set that return a new model. See `protocol`.
+
+Import the names from here. A file with the name of its defence begins with an underscore.
+
+>>> from ibau_lite.testing import tiny_images, tiny_network
+>>> result = fine_tuning(tiny_network(), tiny_images(), config=FineTuningConfig(epochs=2))
+>>> [row["round"] for row in result.history]
+[1, 2]
+"""
 
 from __future__ import annotations
 
@@ -9,11 +17,11 @@ from ibau_lite.defenses._fine_pruning import FinePruningConfig, fine_pruning
 from ibau_lite.defenses._fine_tuning import FineTuningConfig, fine_tuning
 from ibau_lite.defenses._ft_sam import FTSAMConfig, ft_sam
 from ibau_lite.defenses._nad import NADConfig, nad
+from ibau_lite.defenses._naive import naive
 from ibau_lite.defenses._neural_cleanse import NeuralCleanseConfig, neural_cleanse
 from ibau_lite.defenses._sau import SAUConfig, sau
 from ibau_lite.defenses._tabor import TaborConfig, tabor
 from ibau_lite.defenses.inversion import Inversion, InvertedTriggers
-from ibau_lite.defenses.naive import naive
 from ibau_lite.ibau import IBAU, ibau
 from ibau_lite.protocol import (
     Defense,

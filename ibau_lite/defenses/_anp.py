@@ -1,10 +1,11 @@
 r"""Adversarial Neuron Pruning: prune the neurons whose small perturbation breaks the network.
 
-With one mask m ∈ [0, 1] a neuron, and perturbations δ, ξ ∈ [−ε, ε] of its weight w and bias b,
+Each neuron has a mask m ∈ [0, 1]. With perturbations δ, ξ ∈ [−ε, ε] of its weight w and bias b, ANP
+solves
 
-.. math:: \min_m\ \alpha L(m w, b) + (1 - \alpha) \max_{\delta, \xi} L((m + \delta) w, (1 + \xi) b),
+.. math:: \min_m\ \alpha L(m w, b) + (1 - \alpha) \max_{\delta, \xi} L((m + \delta) w, (1 + \xi) b).
 
-and neurons whose mask falls below a threshold are set to zero. No weight is trained.
+Neurons whose mask falls below a threshold are set to zero. No weight is trained.
 Source: Wu, Wang, *Adversarial Neuron Pruning Purifies Backdoored Deep Models*, NeurIPS 2021.
 """
 
@@ -34,11 +35,11 @@ __all__ = ["ANPConfig", "anp"]
 class ANPConfig(EpochsConfig):
     """Settings of `anp`: SGD on the masks (`lr`, `momentum`), ε, α, and the threshold.
 
-    The published run takes 2,000 batches of 128 from 500 images; here `epochs` passes over the
-    clean set. δ and ξ start uniformly in [−ε, ε] for each batch and take one step of length ε along
-    the sign of the gradient, clipped to the interval (the published code does not clip).
-    `batch_statistics` normalises by the batch while the masks are learnt, as published; the running
-    statistics stay.
+    The published run takes 2,000 batches of 128 from 500 images; here it takes `epochs` epochs over
+    the clean set. δ and ξ start uniformly in [−ε, ε] for each batch. They take one step of length ε
+    along the sign of the gradient and are clipped to the interval (the published code does not
+    clip). With `batch_statistics`, the network normalises by the batch while the masks are learnt,
+    as published. The running statistics do not change.
     """
 
     epochs: int = 20
@@ -63,14 +64,20 @@ class ANPConfig(EpochsConfig):
 
 @defense(ANPConfig)
 def anp(model: nn.Module, clean: LabelledImages, config: ANPConfig, run: Run) -> Outcome:
-    """Learn which neurons withstand perturbation, prune those that do not.
+    """Learn which neurons withstand perturbation, and prune the others.
 
-    A neuron is a channel of an affine normalisation over maps (as in the published code) or, in a
-    network without one, of a convolution; pruning sets its weights to zero and leaves its bias.
-    After each pass the model is pruned by the present masks, so that the evaluator sees what would
-    be returned. The history has one row a pass: loss, at the masks, robust, at their perturbation,
-    and pruned, a count. `details`: masks by layer, and pruned, the channels by layer. Raises and
-    warns as `ibau` does, and `ValueError` for a network without such layers.
+    A neuron is a channel of an affine normalisation over maps, as in the published code. In a
+    network without one, it is a channel of a convolution. Pruning sets its weights to zero and
+    leaves its bias. After each epoch the model is pruned by the present masks, so that the
+    evaluator sees what would be returned. The history has one row an epoch: loss (at the masks),
+    robust (the loss at their perturbation), and pruned (a count). `details` holds masks by layer,
+    and pruned, the channels by layer. Raises and warns as `ibau` does. Raises `ValueError` for a
+    network without such layers.
+
+    >>> from ibau_lite.testing import tiny_images, tiny_network
+    >>> result = anp(tiny_network(), tiny_images(), config=ANPConfig(epochs=1, batch_size=12))
+    >>> sorted(result.history[0])
+    ['loss', 'pruned', 'robust', 'round']
     """
     neurons = _Neurons(model)
     optimizer = torch.optim.SGD(neurons.masks.values(), lr=config.lr, momentum=config.momentum)
@@ -82,10 +89,10 @@ def anp(model: nn.Module, clean: LabelledImages, config: ANPConfig, run: Run) ->
             return F.cross_entropy(logits, labels)
 
         shifts = neurons.noise(config.epsilon, run.generator)
-        slopes = torch.autograd.grad(loss_at(shifts), list(shifts.values()), allow_unused=True)
+        gradients = torch.autograd.grad(loss_at(shifts), list(shifts.values()), allow_unused=True)
         worst = {
-            name: _climb(shift.detach(), slope, config.epsilon)
-            for (name, shift), slope in zip(shifts.items(), slopes, strict=True)
+            name: _sign_step(shift.detach(), gradient, config.epsilon)
+            for (name, shift), gradient in zip(shifts.items(), gradients, strict=True)
         }
         loss, robust = loss_at(None), loss_at(worst)
         optimizer.zero_grad(set_to_none=True)
@@ -97,13 +104,13 @@ def anp(model: nn.Module, clean: LabelledImages, config: ANPConfig, run: Run) ->
                 mask.clamp_(0, 1)
         return {"loss": loss, "robust": robust}
 
-    def look(pruned: nn.Module) -> dict[str, float]:
+    def measure(pruned: nn.Module) -> dict[str, float]:
         count = neurons.prune(config.threshold)
         measured = run.evaluate(pruned)
         neurons.restore()
         return {"pruned": count, **measured}
 
-    history = run_epochs(model, clean, config, step, run, look=look)
+    history = run_epochs(model, clean, config, step, run, measure=measure)
     neurons.prune(config.threshold)
     return model, history, neurons.details(config.threshold)
 
@@ -184,7 +191,7 @@ def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, kinds) and isinstance(module.weight, Tensor)
 
 
-def _climb(shift: Tensor, slope: Tensor | None, epsilon: float) -> Tensor:
-    if slope is None:
+def _sign_step(shift: Tensor, gradient: Tensor | None, epsilon: float) -> Tensor:
+    if gradient is None:
         return shift
-    return (shift + epsilon * slope.sign()).clamp(-epsilon, epsilon)
+    return (shift + epsilon * gradient.sign()).clamp(-epsilon, epsilon)

@@ -1,13 +1,13 @@
 r"""DeepInspect: a conditional generator learns the triggers of all classes at once.
 
-A generator :math:`G(z, t)` draws additive perturbations for class t from noise z; it is trained on
+A generator :math:`G(z, t)` draws additive perturbations for class t from noise z. It minimises
 
 .. math:: L(f(\mathrm{clip}(x + G(z, t))), t) + \gamma_1 L_{\mathrm{GAN}}
           + \gamma_2 \max(0, \|G(z, t)\|_1 - c),
 
-where :math:`L_{\mathrm{GAN}} = (D(x + G(z, t)) - 1)^2` asks a discriminator D, trained against it,
-not to tell a stamped image from a clean one. A class whose triggers are too small is flagged, by
-the left tail of a double MAD, and unlearned with triggers drawn anew.
+where :math:`L_{\mathrm{GAN}} = (D(x + G(z, t)) - 1)^2`. The discriminator D is trained against G to
+tell a stamped image from a clean one. A class whose triggers are too small is flagged, by the left
+tail of a double MAD, and unlearned with triggers that are drawn anew.
 Source: Chen, Fu, Zhao, Koushanfar, *DeepInspect*, IJCAI 2019.
 """
 
@@ -33,17 +33,18 @@ __all__ = ["DeepInspectConfig", "TriggerGenerator", "deepinspect"]
 
 @dataclass(frozen=True)
 class DeepInspectConfig(DetectionConfig):
-    """Settings of `deepinspect`; the rest as in `DetectionConfig`.
+    """Settings of `deepinspect`; the rest is as in `DetectionConfig`.
 
-    `steps` batches of `search_batch` clean images, Adam with step `search_lr` for G and D. `gan`
-    and `size` are γ₁ and γ₂, `free` the c that costs nothing, in units of pixel values summed over
-    channels. A trigger counts as found where at least `success` of the first `checked` images
-    follow it.
-    `chunk` bounds the stamped images in one forward pass, and changes nothing else.
+    The search takes `steps` batches of `search_batch` clean images, with Adam of step `search_lr`
+    for G and D. `noise` and `width` are the sizes of z and of G's hidden layer. `gan` and `size`
+    are γ₁ and γ₂. `free` is the size c that costs nothing, in units of pixel values summed over
+    channels. A trigger counts as found if at least `success` of the first `checked` images follow
+    it. `chunk` bounds the number of stamped images in one forward pass, and changes nothing else.
 
-    The original substitutes the data by model inversion; here it gets the clean set that every
-    defence gets. Left open and chosen: G and D are those of `TriggerGenerator` and a two-layer
-    convolutional network, one z for each class and batch, LSGAN losses.
+    The original replaces the data by model inversion. Here it gets the clean set that every defence
+    gets. Our choices where the paper leaves them open: G is `TriggerGenerator`, D is a two-layer
+    convolutional network, there is one z for each class and batch, and the GAN losses are those of
+    LSGAN.
     """
 
     steps: int = 400
@@ -78,10 +79,10 @@ def deepinspect(
 ) -> Outcome:
     """Train the generator, flag classes with too small triggers, unlearn triggers drawn from it.
 
-    Returns a copy of the model where no class is flagged (`details["found"]` is false). `details`:
-    flagged (classes), index and sizes [K] (mean ‖G(z, t)‖₁), success [K], and `triggers`
-    [K, C, H, W], one draw for each class. The history has one row a pass of the removal. Raises and
-    warns as `neural_cleanse` does.
+    If no class is flagged, the result is a copy of the model (`details["found"]` is false).
+    `details` holds flagged (classes), index and sizes [K] (mean ‖G(z, t)‖₁), success [K], and
+    `triggers` [K, C, H, W], one draw for each class. The history has one row an epoch of the
+    removal. Raises and warns as `neural_cleanse` does.
     """
     return detect_and_unlearn(
         model, clean, partial(_search, config, run.seed, run.progress), config, run
@@ -91,8 +92,12 @@ def deepinspect(
 class TriggerGenerator(nn.Module):
     """G(z, t): noise [B, noise] and classes [B] to perturbations [B, C, H, W] in [−1, 1].
 
-    One hidden layer on (z, one-hot t), then tanh; the last layer starts small, so that triggers
-    grow from nothing.
+    G has one hidden layer on (z, one-hot t), and a tanh at the end. The last layer starts small, so
+    that triggers grow from nothing.
+
+    >>> generator = TriggerGenerator(noise=16, classes=4, shape=(3, 8, 8), width=32)
+    >>> generator(torch.randn(2, 16), torch.tensor([0, 3])).shape
+    torch.Size([2, 3, 8, 8])
     """
 
     def __init__(self, noise: int, classes: int, shape: tuple[int, ...], width: int) -> None:
@@ -105,8 +110,8 @@ class TriggerGenerator(nn.Module):
             self.out.bias.zero_()
 
     def forward(self, noise: Tensor, classes: Tensor) -> Tensor:
-        told = torch.cat([noise, F.one_hot(classes, self.classes).to(noise)], 1)
-        return self.out(torch.relu(self.hidden(told))).tanh().unflatten(1, self.shape)
+        inputs = torch.cat([noise, F.one_hot(classes, self.classes).to(noise)], 1)
+        return self.out(torch.relu(self.hidden(inputs))).tanh().unflatten(1, self.shape)
 
 
 def _search(
@@ -123,23 +128,25 @@ def _search(
     with torch.no_grad():
         count = network(images[:1]).shape[1]
     classes = torch.arange(count, device=images.device)
-    triggers, judge = _networks(config, count, images, seed)
+    triggers, discriminator = _networks(config, count, images, seed)
     adam_g = torch.optim.Adam(triggers.parameters(), lr=config.search_lr)
-    adam_d = torch.optim.Adam(judge.parameters(), lr=config.search_lr)
+    adam_d = torch.optim.Adam(discriminator.parameters(), lr=config.search_lr)
     draw = partial(_noise, config.noise, generator, images)
     size = min(config.search_batch, len(clean))
     for _ in tqdm(range(config.steps), disable=not progress, unit="step", desc="DeepInspect"):
         index = torch.randperm(len(clean), generator=generator)[:size].to(images.device)
         batch, labels = images[index], clean.labels[index]
-        # The perturbations first, then their slopes class by class: the network sees chunks.
+        # The perturbations first, then their gradients in chunks of classes.
         perturbations = triggers(draw(count), classes)
-        slopes, fake = _slopes(network, judge, batch, labels, perturbations.detach(), config)
+        gradients, fake = _trigger_gradients(
+            network, discriminator, batch, labels, perturbations.detach(), config
+        )
         adam_g.zero_grad(set_to_none=True)
-        perturbations.backward(slopes)
+        perturbations.backward(gradients)
         adam_g.step()
-        real_loss = (judge(batch) - 1).square().mean()
+        real_loss = (discriminator(batch) - 1).square().mean()
         adam_d.zero_grad(set_to_none=True)
-        (real_loss + judge(fake).square().mean()).backward()
+        (real_loss + discriminator(fake).square().mean()).backward()
         adam_d.step()
     return _suspects(config, network, triggers.requires_grad_(False), clean, generator)
 
@@ -152,7 +159,7 @@ def _networks(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derived_seed(seed, "weights", "deepinspect"))
         triggers = TriggerGenerator(config.noise, classes, tuple(images.shape[1:]), config.width)
-        judge = nn.Sequential(
+        discriminator = nn.Sequential(
             nn.Conv2d(channels, 16, 3, stride=2, padding=1),
             nn.LeakyReLU(0.2),
             nn.Conv2d(16, 32, 3, stride=2, padding=1),
@@ -161,39 +168,39 @@ def _networks(
             nn.Flatten(),
             nn.Linear(128, 1),
         )
-    return triggers.to(images), judge.to(images)
+    return triggers.to(images), discriminator.to(images)
 
 
 def _noise(width: int, generator: torch.Generator, images: Tensor, count: int) -> Tensor:
     return torch.randn(count, width, generator=generator, dtype=torch.float64).to(images)
 
 
-def _slopes(
+def _trigger_gradients(
     model: nn.Module,
-    judge: nn.Module,
+    discriminator: nn.Module,
     images: Tensor,
     labels: Tensor,
     perturbations: Tensor,
     config: DeepInspectConfig,
 ) -> tuple[Tensor, Tensor]:
     """Gradient of the generator's loss in the K perturbations, and one stamped image of each."""
-    slopes, fakes = [], []
+    gradients, fakes = [], []
     numbers = torch.arange(len(perturbations), device=images.device)
     for group in numbers.split(max(1, config.chunk // len(images))):
         delta = perturbations[group].requires_grad_(True)
         stamped = (images + delta[:, None]).clamp(0, 1)
         logits = model(stamped.flatten(0, 1))
-        goals = group[:, None].expand(-1, len(images))
-        counts = (labels != goals).to(logits.dtype)
-        entropy = F.cross_entropy(logits, goals.flatten(), reduction="none").view_as(counts)
+        targets = group[:, None].expand(-1, len(images))
+        counts = (labels != targets).to(logits.dtype)
+        entropy = F.cross_entropy(logits, targets.flatten(), reduction="none").view_as(counts)
         fooled = (entropy * counts).sum(1) / counts.sum(1).clamp_min(1)
         one = stamped[torch.arange(len(group)), group % len(images)]
-        plausible = (judge(one) - 1).square().flatten()
+        plausible = (discriminator(one) - 1).square().flatten()
         excess = (delta.flatten(1).abs().sum(1) - config.free).clamp_min(0)
         loss = fooled + config.gan * plausible + config.size * excess
-        slopes.append(torch.autograd.grad(loss.sum(), delta)[0])
+        gradients.append(torch.autograd.grad(loss.sum(), delta)[0])
         fakes.append(one.detach())
-    return torch.cat(slopes), torch.cat(fakes)
+    return torch.cat(gradients), torch.cat(fakes)
 
 
 def _suspects(
@@ -210,15 +217,15 @@ def _suspects(
     draw = partial(_noise, config.noise, generator, images)
     draws = torch.stack([triggers(draw(len(classes)), classes) for _ in range(8)])
     sizes = draws.flatten(2).abs().sum(2).mean(0)
-    shown, success = draws[0], []
+    samples, success = draws[0], []
     for t in range(len(classes)):
         others = images[clean.labels != t]
-        read = [
-            model((part + shown[t]).clamp(0, 1)).argmax(1) == t
+        hits = [
+            model((part + samples[t]).clamp(0, 1)).argmax(1) == t
             for part in others.split(config.chunk)
             if len(part)
         ]
-        success.append(torch.cat(read).to(images.dtype).mean() if read else sizes.new_zeros(()))
+        success.append(torch.cat(hits).to(images.dtype).mean() if hits else sizes.new_zeros(()))
     rate = torch.stack(success)
     found = rate >= config.success
     sizes = torch.where(found, sizes, float(images[0].numel()))  # none worked: no small one did
@@ -231,5 +238,5 @@ def _suspects(
         left_anomaly_index(sizes),
         found,
         stamp,
-        {"success": rate, "triggers": shown},
+        {"success": rate, "triggers": samples},
     )

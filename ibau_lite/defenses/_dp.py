@@ -5,9 +5,9 @@ DP-SGD clips the gradient of each image to norm C and adds noise,
 .. math:: \theta \leftarrow \theta - \frac{\eta}{B} \Big( \sum_{i \in \text{batch}}
           \frac{g_i}{\max(1, \|g_i\|_2 / C)} + \mathcal N(0, \sigma^2 C^2 I) \Big),
 
-which makes the network (ε, δ)-differentially private: one image more or less hardly changes what
-comes out. A backdoor is many images, so the promise speaks of it only in part.
-Source: Abadi et al., *Deep Learning with Differential Privacy*, CCS 2016; as a defence, Du, Jia,
+which makes the network (ε, δ)-differentially private: one image more or less hardly changes the
+result. A backdoor rests on many images, so the guarantee covers it only in part.
+Source: Abadi et al., *Deep Learning with Differential Privacy*, CCS 2016. As a defence: Du, Jia,
 Song, *Robust Anomaly Detection and Backdoor Attack Detection via Differential Privacy*, ICLR 2020.
 """
 
@@ -40,11 +40,11 @@ __all__ = ["DPConfig", "dp", "with_group_norm"]
 class DPConfig:
     """Settings of `dp`: DP-SGD with a constant step and momentum.
 
-    `noise` is σ and `clip` C; `delta` the δ at which ε is reported. `batch_size` is the expected
-    size of a batch: each image takes part with probability batch_size / N, as the accounting asks.
-    Gradients of `chunk` images are held at a time, a matter of memory only.
-    `private=False` trains the same network from the same weights without clipping or noise
-    (ε = ∞), which shows what the change of architecture costs.
+    `noise` is σ and `clip` is C. `delta` is the δ at which ε is reported. `batch_size` is the
+    expected size of a batch: each image takes part with probability batch_size / N, as the
+    accounting requires. The gradients of `chunk` images are held at a time; this affects memory
+    only. `private=False` trains the same network from the same weights without clipping or noise (ε
+    = ∞). It shows what the change of architecture costs.
     """
 
     epochs: int = 20
@@ -85,13 +85,18 @@ def dp(
 ) -> Outcome:
     """Train the architecture of `model` from scratch on `train`, the poisoned set, by DP-SGD.
 
-    Nothing of the weights is kept, and the clean images are looked at only at the door: this is
-    what a defender can do who trains herself. Batch normalisation, which mixes images, becomes
-    group normalisation. `functools.partial(dp, train=…)` meets the protocol of a defence. The
-    history has one row a pass: loss, and epsilon so far; `details`: epsilon and delta.
+    No weight is kept, and the clean images are only checked. This is what a defender can do who
+    trains the network herself. Batch normalisation, which mixes images, becomes group
+    normalisation. `functools.partial(dp, train=…)` meets the protocol of a defence. The history has
+    one row an epoch: loss, and epsilon so far. `details` holds epsilon and delta.
 
-    Raises as `ibau` does, `ValueError` if `train` is missing or does not fit, and `ImportError`
-    without Opacus (the extra `dp`), unless `config.private` is false.
+    Raises as `ibau` does. Raises `ValueError` if `train` is missing or does not fit, and
+    `ImportError` without Opacus (the extra `dp`), unless `config.private` is false.
+
+    >>> from ibau_lite.testing import tiny_images, tiny_network
+    >>> config = DPConfig(epochs=1, batch_size=12, private=False)
+    >>> dp(tiny_network(), tiny_images(), config=config, train=tiny_images()).details["epsilon"]
+    inf
     """
     if train is None:
         raise ValueError(
@@ -126,14 +131,17 @@ def dp(
 def with_group_norm(model: nn.Module, seed: int = 0) -> nn.Module:
     """A copy of the architecture with new weights and no normalisation over images.
 
-    `BatchNorm2d(C)` becomes `GroupNorm(g, C)`, g the largest divisor of C up to 8 that leaves a
-    group four channels (a choice of ours). Weights are drawn from `seed` by each module's own
-    `reset_parameters`; all of them are trainable. Buffers stay: they are taken for constants, as
-    the mean and deviation of a normalisation; a warning names those that may be more.
+    `BatchNorm2d(C)` becomes `GroupNorm(g, C)`. Our g is the largest divisor of C up to 8 that
+    leaves four channels to a group. Weights are drawn from `seed` by the `reset_parameters` of each
+    module; all of them are trainable. Buffers stay. They are taken for constants, such as the mean
+    and deviation of a normalisation; a warning names those that may be more.
 
-    Raises `ValueError` for another layer that mixes images, and for parameters that no module
-    draws anew (a class token, a layer's scale, what `weight_norm` computes a weight from): kept,
-    they would carry what the attacker put there.
+    Raises `ValueError` for another layer that mixes images. Raises it, too, for parameters that no
+    module draws anew (a class token, a layer's scale, the parts of a weight under `weight_norm`),
+    because they would carry what the attacker put there.
+
+    >>> with_group_norm(nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16)))[1]
+    GroupNorm(4, 16, ...)
     """
     fresh = copy.deepcopy(model)
     for name, module in list(fresh.named_modules()):
@@ -242,11 +250,11 @@ def _optimiser(
         wrapped.train()
         total = torch.zeros(())
         parts = images.to(dtype).split(config.chunk)
-        answers = labels.split(config.chunk)
-        for part, (some, theirs) in enumerate(zip(parts, answers, strict=True), start=1):
+        part_labels = labels.split(config.chunk)
+        for part, (some, their_labels) in enumerate(zip(parts, part_labels, strict=True), start=1):
             private.zero_grad(set_to_none=True)
             if len(some):
-                loss = F.cross_entropy(checked(wrapped(some), len(some)), theirs)
+                loss = F.cross_entropy(checked(wrapped(some), len(some)), their_labels)
                 with warnings.catch_warnings():  # images need no gradient, and that is all it says
                     warnings.filterwarnings("ignore", message="Full backward hook is firing")
                     loss.backward()

@@ -1,11 +1,11 @@
-r"""Fine-Pruning: remove the channels that clean images leave asleep, then fine-tune.
+r"""Fine-Pruning: remove the channels that are dormant on clean images, then fine-tune.
 
 Channel k of the last convolution is ranked by its mean activation on clean images,
 
-.. math:: a_k = \mathbb{E}_{i, \mathrm{pixels}} \max(0, z_k(x_i)),
+.. math:: a_k = \mathbb{E}_{i, \mathrm{pixels}} \max(0, z_k(x_i)).
 
-and channels are set to zero from the sleepiest on, for as long as the accuracy on held-out clean
-images does not fall by more than a tolerance. Fine-tuning repairs the rest.
+The channels are set to zero in rising order of a_k, until the accuracy on held-out clean images
+falls by more than a tolerance. Fine-tuning repairs the rest.
 Source: Liu, Dolan-Gavitt, Garg, *Fine-Pruning*, RAID 2018.
 """
 
@@ -39,7 +39,7 @@ class FinePruningConfig(EpochsConfig):
     """Settings of `fine_pruning`; epochs to shift are those of the fine-tuning that follows.
 
     `layer` names the convolution (None: the last one that runs). Each step prunes the fraction
-    `step` of its channels, at least one; the last step whose accuracy is within `tolerance` of the
+    `step` of its channels, at least one. The last step whose accuracy is within `tolerance` of the
     start stands. `validation` is the fraction of the clean set that is held out to choose it.
     """
 
@@ -61,15 +61,20 @@ class FinePruningConfig(EpochsConfig):
 def fine_pruning(
     model: nn.Module, clean: LabelledImages, config: FinePruningConfig, run: Run
 ) -> Outcome:
-    """Prune the channels that sleep on clean images, choose how many on held-out ones, fine-tune.
+    """Prune channels that are dormant on clean images, as many as held-out images allow; fine-tune.
 
-    A channel is zero when the weights and bias that make it are: those of the convolution and, if
-    an affine normalisation takes it in, those of the normalisation (what is frozen of them stays
-    as it is). They stay zero in fine-tuning, in which the held-out images take no part. `details`:
+    A channel is zero if the weights and the bias that make it are zero: those of the convolution,
+    and those of an affine normalisation that follows it. Frozen ones stay as they are. Pruned
+    channels stay zero in fine-tuning, in which the held-out images take no part. `details` holds
     layer, pruned (channels), activation [K], and curve, rows (channels pruned, accuracy held out)
-    up to the first fall. The history has one row a pass of fine-tuning. Raises and warns as `ibau`
-    does, and `ValueError` for a clean set too small to hold anything out and for a `layer` that is
-    not a convolution that may be changed.
+    up to the first fall. The history has one row an epoch of fine-tuning. Raises and warns as
+    `ibau` does. Raises `ValueError` for a clean set that is too small to hold anything out, and for
+    a `layer` that is not a trainable convolution.
+
+    >>> from ibau_lite.testing import tiny_images, tiny_network
+    >>> config = FinePruningConfig(epochs=1, step=0.25)
+    >>> fine_pruning(tiny_network(), tiny_images(), config=config).details["layer"]
+    '12'
     """
     kept, held_out = hold_out(clean, config.validation, run.generator)
     layer = config.layer or last_convolution(model, _one(model, clean))

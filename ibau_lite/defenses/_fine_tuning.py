@@ -17,17 +17,22 @@ __all__ = ["FineTuningConfig", "fine_tuning"]
 
 @dataclass(frozen=True)
 class FineTuningConfig(EpochsConfig):
-    """Settings of `fine_tuning`: Adam over `epochs` passes; all are those of `EpochsConfig`."""
+    """Settings of `fine_tuning`: Adam over `epochs` epochs; all are those of `EpochsConfig`."""
 
 
 @defense(FineTuningConfig)
 def fine_tuning(
     model: nn.Module, clean: LabelledImages, config: FineTuningConfig, run: Run
 ) -> Outcome:
-    r"""Minimise (1/n) Σ L(f_θ(xᵢ), yᵢ) over the clean set, from the poisoned θ.
+    """Minimise (1/n) Σ L(f_θ(xᵢ), yᵢ) over the clean set, from the poisoned θ.
 
-    Adam with a linearly falling step; BatchNorm statistics stay frozen, as in I-BAU, so that the
-    two differ in nothing but δ. Raises and warns as `ibau` does.
+    The optimiser is Adam with a linearly falling step. BatchNorm statistics stay frozen, as in
+    I-BAU, so that the two differ in nothing but δ. Raises and warns as `ibau` does.
+
+    >>> from ibau_lite.testing import tiny_images, tiny_network
+    >>> result = fine_tuning(tiny_network(), tiny_images(), config=FineTuningConfig(epochs=1))
+    >>> sorted(result.history[0])
+    ['loss', 'round']
     """
     network = fold_batchnorm(model)  # the same function of the same parameters, at less cost
     descend = AdamSteps(model, config, len(clean))

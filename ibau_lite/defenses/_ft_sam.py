@@ -7,7 +7,7 @@ weights,
           \epsilon = \rho\, \frac{T^2 \nabla L}{\|T \nabla L\|_2}, \quad T = \mathrm{diag}|\theta|.
 
 Source: Zhu, Wei, Shen, Fan, Wu, *Enhancing Fine-Tuning Based Backdoor Defense with Sharpness-Aware
-Minimization*, ICCV 2023; the adaptive ball is Kwon et al.'s (ASAM, 2021).
+Minimization*, ICCV 2023. The adaptive ball is that of Kwon et al. (ASAM, 2021).
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ __all__ = ["FTSAMConfig", "ft_sam", "sam_perturbation"]
 class FTSAMConfig(EpochsConfig):
     """Settings of `ft_sam`: SGD with a cosine step, the radius ρ, smoothed labels.
 
-    The published run takes 100 epochs on 2,500 images. `batch_statistics` normalises by the batch
-    and moves BatchNorm's running statistics (at θ, not at θ + ε), as published: with frozen ones a
-    shift of this radius changes the scale of every layer, and training diverges.
+    The published run takes 100 epochs on 2,500 images. With `batch_statistics`, the network
+    normalises by the batch and moves BatchNorm's running statistics (at θ, not at θ + ε), as
+    published. With frozen statistics a shift of this radius changes the scale of every layer, and
+    training diverges.
     """
 
     epochs: int = 20
@@ -62,8 +63,13 @@ class FTSAMConfig(EpochsConfig):
 def ft_sam(model: nn.Module, clean: LabelledImages, config: FTSAMConfig, run: Run) -> Outcome:
     """Fine-tune on the clean set with sharpness-aware minimisation.
 
-    The history has one row a pass: loss, at θ, and sharp, at θ + ε. Raises and warns as `ibau`
+    The history has one row an epoch: loss, at θ, and sharp, at θ + ε. Raises and warns as `ibau`
     does.
+
+    >>> from ibau_lite.testing import tiny_images, tiny_network
+    >>> config = FTSAMConfig(epochs=1, batch_size=12, radius=0.1)
+    >>> sorted(ft_sam(tiny_network(), tiny_images(), config=config).history[0])
+    ['loss', 'round', 'sharp']
     """
     theta = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.SGD(
@@ -85,13 +91,13 @@ def ft_sam(model: nn.Module, clean: LabelledImages, config: FTSAMConfig, run: Ru
 
     def step(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         loss = loss_at(theta, images, labels, record=True)
-        slopes = torch.autograd.grad(loss, list(theta.values()), allow_unused=True)
-        shift = sam_perturbation(theta, dict(zip(theta, slopes, strict=True)), config.radius)
+        gradients = torch.autograd.grad(loss, list(theta.values()), allow_unused=True)
+        shift = sam_perturbation(theta, dict(zip(theta, gradients, strict=True)), config.radius)
         moved = {name: (p.detach() + shift[name]).requires_grad_() for name, p in theta.items()}
         sharp = loss_at(moved, images, labels, record=False)
-        slopes = torch.autograd.grad(sharp, list(moved.values()), allow_unused=True)
-        for parameter, slope in zip(theta.values(), slopes, strict=True):
-            parameter.grad = slope
+        gradients = torch.autograd.grad(sharp, list(moved.values()), allow_unused=True)
+        for parameter, gradient in zip(theta.values(), gradients, strict=True):
+            parameter.grad = gradient
         optimizer.step()
         schedule.step()
         return {"loss": loss, "sharp": sharp}
@@ -100,17 +106,21 @@ def ft_sam(model: nn.Module, clean: LabelledImages, config: FTSAMConfig, run: Ru
 
 
 def sam_perturbation(
-    theta: Mapping[str, Tensor], slopes: Mapping[str, Tensor | None], radius: float
+    theta: Mapping[str, Tensor], gradients: Mapping[str, Tensor | None], radius: float
 ) -> dict[str, Tensor]:
-    r"""ε = ρ T²g / ‖Tg‖₂ with T = diag|θ|: the maximiser of ⟨g, ε⟩ over ‖T⁻¹ε‖₂ ≤ ρ.
+    """ε = ρ T²g / ‖Tg‖₂ with T = diag|θ|: the maximiser of ⟨g, ε⟩ over ‖T⁻¹ε‖₂ ≤ ρ.
 
-    A weight of zero does not move; ε is zero where Tg is. `slopes` may hold None for parameters
-    that the loss does not depend on.
+    A weight of zero does not move, and ε is zero where Tg is. `gradients` may hold None for
+    parameters that the loss does not depend on.
+
+    >>> theta, g = {"w": torch.tensor([2.0, 0.0])}, {"w": torch.tensor([1.0, 1.0])}
+    >>> sam_perturbation(theta, g, radius=0.5)["w"].tolist()
+    [1.0, 0.0]
     """
     scaled = {
-        name: torch.zeros_like(p) if slope is None else p.detach().abs() * slope
+        name: torch.zeros_like(p) if gradient is None else p.detach().abs() * gradient
         for name, p in theta.items()
-        for slope in (slopes[name],)
+        for gradient in (gradients[name],)
     }
     length = torch.stack([part.square().sum() for part in scaled.values()]).sum().sqrt()
     factor = radius / length.clamp_min(torch.finfo(length.dtype).tiny)

@@ -1,6 +1,7 @@
-r"""Neural Attention Distillation: the poisoned network learns to look where a tuned copy looks.
+r"""Neural Attention Distillation: the poisoned network learns the attention of a fine-tuned copy.
 
-The teacher is the network fine-tuned on the clean set, the student the network itself, trained on
+The teacher is the network after fine-tuning on the clean set. The student is the network itself. It
+minimises
 
 .. math:: L(f(x), y) + \sum_l \beta_l\, \mathrm{MSE}\big(A_l(x),\, A_l^{\mathrm{teacher}}(x)\big),
           \qquad A_l = \frac{\sum_c |F_{l,c}|^2}{\big\|\sum_c |F_{l,c}|^2\big\|_2},
@@ -30,12 +31,12 @@ __all__ = ["NADConfig", "attention", "nad"]
 class NADConfig(EpochsConfig):
     """Settings of `nad`: the student's SGD (momentum 0.9, Nesterov), β, layers, and the teacher.
 
-    `lr` falls by ten after a tenth of the epochs. `betas` belong to `layers`, or, where these are
-    None, to the last module at each of the deepest feature sizes (as many as there are betas; the
-    last betas if there are fewer sizes). `teacher` is how the teacher is fine-tuned.
+    `lr` falls by ten after a tenth of the epochs. `betas` belong to `layers`. If `layers` is None,
+    they belong to the last module at each of the deepest feature sizes, as many as there are betas
+    (the last betas, if there are fewer sizes). `teacher` says how the teacher is fine-tuned.
 
-    `batch_statistics` normalises the student by the batch and moves BatchNorm's running statistics,
-    as published: with frozen ones SGD at this `lr` and these β diverges.
+    With `batch_statistics`, the student normalises by the batch and moves BatchNorm's running
+    statistics, as published. With frozen statistics, SGD at this `lr` and these β diverges.
     """
 
     epochs: int = 20
@@ -67,10 +68,15 @@ class NADConfig(EpochsConfig):
 def nad(student: nn.Module, clean: LabelledImages, config: NADConfig, run: Run) -> Outcome:
     """Fine-tune a teacher, then distil its attention into the student.
 
-    The history has one row a pass of the student (loss, and attention, the weighted sum of the
-    distances), `details` the layers, the teacher and its history. Raises and warns as `ibau` does,
-    and `ValueError` for a network without convolutions if no layers are named, or a layer that it
-    lacks or whose output is not [N, C, H, W].
+    The history has one row an epoch of the student: loss, and attention, the weighted sum of the
+    distances. `details` holds the layers, the teacher and its history. Raises and warns as `ibau`
+    does. Raises `ValueError` for a network without convolutions if no layers are named, and for a
+    layer that it lacks or whose output is not [N, C, H, W].
+
+    >>> from ibau_lite.testing import tiny_images, tiny_network
+    >>> config = NADConfig(epochs=1, batch_size=12, lr=0.01, teacher=FineTuningConfig(epochs=1))
+    >>> nad(tiny_network(), tiny_images(), config=config).details["layers"]
+    ('2', '6', '10')
     """
     first = clean.images[:1].to(next(student.parameters()).dtype)
     layers = config.layers or stages(student, first, len(config.betas))
@@ -106,7 +112,11 @@ def nad(student: nn.Module, clean: LabelledImages, config: NADConfig, run: Run) 
 
 
 def attention(features: Tensor) -> Tensor:
-    """The attention map of features [N, C, H, W]: Σ_c |F_c|² at unit l2 norm, [N, H·W]."""
+    """The attention map of features [N, C, H, W]: Σ_c |F_c|² at unit l2 norm, [N, H·W].
+
+    >>> attention(torch.tensor([[[[3.0, 0.0]], [[0.0, 0.0]]]])).tolist()
+    [[1.0, 0.0]]
+    """
     return F.normalize(features.square().sum(1).flatten(1), dim=1)
 
 

@@ -1,11 +1,11 @@
-r"""Neural Cleanse: the class that the smallest patch leads to is the attacker's.
+r"""Neural Cleanse: the class with the smallest inverted trigger is the attacker's.
 
-For every class t a mask m and a pattern p are sought that send all other images to t,
+For every class t, a mask m and a pattern p are sought that send all other images to t,
 
-.. math:: \min_{m, p} \frac1n \sum_i L\big(f((1 - m) \odot x_i + m \odot p), t\big) + c\,\|m\|_1 ,
+.. math:: \min_{m, p} \frac1n \sum_i L\big(f((1 - m) \odot x_i + m \odot p), t\big) + c\,\|m\|_1 .
 
-and a class whose :math:`\|m\|_1` is an outlier below the median is the target of a backdoor, which
-is unlearned by fine-tuning with its reversed trigger and true labels.
+A class whose :math:`\|m\|_1` is an outlier below the median is the target of a backdoor. It is
+unlearned by fine-tuning with its inverted trigger and true labels.
 Source: Wang, Yao, Shan, Li, Viswanath, Zheng, Zhao, *Neural Cleanse*, IEEE S&P 2019.
 """
 
@@ -40,10 +40,15 @@ def neural_cleanse(
 ) -> Outcome:
     """Invert a trigger for each class, flag the outliers, unlearn their triggers.
 
-    Returns a copy of the model where no class is flagged (`details["found"]` is false). `details`:
-    flagged (classes), index and sizes [K] (‖m‖₁ in pixels), success [K], and `inverted`, the
-    `InvertedTriggers` with masks and patterns. The history has one row a pass of the removal. Raises and
-    warns as `ibau` does, and `ValueError` for fewer than 3 classes.
+    If no class is flagged, the result is a copy of the model (`details["found"]` is false).
+    `details` holds flagged (classes), index and sizes [K] (‖m‖₁ in pixels), success [K], and
+    `inverted`, the `InvertedTriggers` with masks and patterns. The history has one row an epoch of
+    the removal. Raises and warns as `ibau` does. Raises `ValueError` for fewer than 3 classes.
+
+    >>> from ibau_lite.testing import tiny_images, tiny_network
+    >>> config = NeuralCleanseConfig(search=Inversion(steps=3))
+    >>> neural_cleanse(tiny_network(), tiny_images(), config=config).details["sizes"].shape
+    torch.Size([4])
     """
     search = invert_all(config.search, mask_size, None, run.progress)
     return detect_and_unlearn(model, clean, search, config, run)
@@ -52,7 +57,7 @@ def neural_cleanse(
 def invert_all(
     search: Inversion, penalty: LossTerm, term: LossTerm | None, progress: bool
 ) -> Callable[[nn.Module, LabelledImages, torch.Generator], ClassTriggers]:
-    """The search of Neural Cleanse and TABOR: masks and patterns, judged by their ‖m‖₁."""
+    """The search of Neural Cleanse and TABOR: masks and patterns, compared by their ‖m‖₁."""
     return partial(_invert_all, search, penalty, term, progress)
 
 

@@ -1,17 +1,17 @@
 r"""Shared Adversarial Unlearning: unlearn what fools the poisoned and the purified network alike.
 
-For each clean image a perturbation in the l∞ ball is sought that leads the present network f and
+For each clean image, SAU seeks a perturbation in the l∞ ball that leads the present network f and
 the poisoned one g to the same wrong class,
 
 .. math:: \max_{\|\delta\|_\infty \le \rho}\ \frac{\beta_1}{2} \big(L(f(x + \delta), y) +
-          L(g(x + \delta), y)\big) - \beta_2\, \mathrm{JS}(f(x + \delta), g(x + \delta)),
+          L(g(x + \delta), y)\big) - \beta_2\, \mathrm{JS}(f(x + \delta), g(x + \delta)).
 
-and f is trained not to follow g there,
+Then f is trained not to follow g there,
 
 .. math:: \min_\theta\ \lambda_1 L(f(x), y) + \lambda_2 L(f(x + \delta), y)
           - \lambda_3 \log\big(1 - f(x + \delta)_{\hat y_g}\big),
 
-the last term where g is fooled, with :math:`\hat y_g` the class that g reads in x + δ.
+with the last term where g is fooled. :math:`\hat y_g` is the class that g predicts for x + δ.
 Source: Wei, Zhang, Zha, Wu, *Shared Adversarial Unlearning*, NeurIPS 2023.
 """
 
@@ -33,14 +33,14 @@ __all__ = ["SAUConfig", "sau"]
 
 @dataclass(frozen=True)
 class SAUConfig(EpochsConfig):
-    """Settings of `sau`: ρ, the ascent's steps and step, β and λ; the rest as in fine-tuning.
+    """Settings of `sau`: ρ, the steps of the ascent and their length, β and λ (`weights`).
 
-    The ascent starts at the corner +ρ of the ball, as the published code does, and moves along the
-    sign of the gradient; an image that already fools both networks alike stays where it is. x + δ
-    is not clipped to [0, 1] (nor is it there). The last term is as the equation has it; the
+    The ascent starts at the corner +ρ of the ball, as in the published code, and moves along the
+    sign of the gradient. An image that already fools both networks alike stays where it is. x + δ
+    is not clipped to [0, 1], as in the published code. The last term is that of the equation. The
     published code bounds it, so that an image which both networks misread with certainty stops
-    pulling. The published run takes 100 rounds over 2,500 images with Adam at 1e-4, batches of 256
-    and no augmentation.
+    contributing. The published run takes 100 rounds over 2,500 images with Adam at 1e-4, batches of
+    256 and no augmentation.
     """
 
     epochs: int = 5
@@ -73,8 +73,13 @@ class SAUConfig(EpochsConfig):
 def sau(model: nn.Module, clean: LabelledImages, config: SAUConfig, run: Run) -> Outcome:
     """Fine-tune on clean images and on the adversarial examples that both networks share.
 
-    The history has one row a pass: loss, and shared, the fraction of perturbed images that both
-    networks read as the same wrong class. Raises and warns as `ibau` does.
+    The history has one row an epoch: loss, and shared, the fraction of perturbed images that both
+    networks predict as the same wrong class. Raises and warns as `ibau` does.
+
+    >>> from ibau_lite.testing import tiny_images, tiny_network
+    >>> result = sau(tiny_network(), tiny_images(), config=SAUConfig(epochs=1, batch_size=12))
+    >>> sorted(result.history[0])
+    ['loss', 'round', 'shared']
     """
     poisoned, purified = frozen(model), fold_batchnorm(model)
     descend = AdamSteps(model, config, len(clean))
@@ -82,17 +87,17 @@ def sau(model: nn.Module, clean: LabelledImages, config: SAUConfig, run: Run) ->
     def step(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         delta = _shared_example(purified, poisoned, images, labels, config)
         with torch.no_grad():
-            there = poisoned(images + delta).argmax(1)
-            fooled = (there != labels) & (there != poisoned(images).argmax(1))
+            misread = poisoned(images + delta).argmax(1)
+            fooled = (misread != labels) & (misread != poisoned(images).argmax(1))
         clean_logits, moved = purified(torch.cat([images, images + delta])).chunk(2)
         one, two, three = config.weights
         loss = one * F.cross_entropy(clean_logits, labels)
         if two:
             loss = loss + two * F.cross_entropy(moved, labels)
         if three:
-            loss = loss + three * (_not_class(moved, there) * fooled).mean()
+            loss = loss + three * (_not_class(moved, misread) * fooled).mean()
         descend(loss)
-        return {"loss": loss, "shared": (fooled & (moved.argmax(1) == there)).to(loss).mean()}
+        return {"loss": loss, "shared": (fooled & (moved.argmax(1) == misread)).to(loss).mean()}
 
     return model, run_epochs(model, clean, config, step, run), {}
 
@@ -113,9 +118,9 @@ def _shared_example(
     for _ in range(config.steps):
         delta.requires_grad_(True)
         both = [network(images + delta) for network in (purified, poisoned)]
-        read = [logits.argmax(1) for logits in both]
-        fooled = [now != before for now, before in zip(read, as_is, strict=True)]
-        shared = fooled[0] & fooled[1] & (read[0] == read[1])
+        classes = [logits.argmax(1) for logits in both]
+        fooled = [now != before for now, before in zip(classes, as_is, strict=True)]
+        shared = fooled[0] & fooled[1] & (classes[0] == classes[1])
         if bool(shared.all()):
             break
         adversarial = sum(
@@ -123,8 +128,10 @@ def _shared_example(
             for logits, done in zip(both, fooled, strict=True)
         )
         value = config.betas[0] / 2 * adversarial - config.betas[1] * _divergence(*both) * ~shared
-        (slope,) = torch.autograd.grad(value.sum(), delta)
-        delta = (delta.detach() + config.step * slope.sign()).clamp(-config.radius, config.radius)
+        (gradient,) = torch.autograd.grad(value.sum(), delta)
+        delta = (delta.detach() + config.step * gradient.sign()).clamp(
+            -config.radius, config.radius
+        )
     return delta.detach()
 
 

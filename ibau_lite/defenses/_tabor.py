@@ -1,13 +1,13 @@
-r"""TABOR: trigger inversion with a taste for small, compact triggers that act alone.
+r"""TABOR: trigger inversion that prefers small, compact triggers which act alone.
 
-Neural Cleanse's loss with six terms in place of :math:`c\,\|m\|_1`,
+It is the loss of Neural Cleanse with six terms in place of :math:`c\,\|m\|_1`,
 
 .. math:: L(f((1 - m) x + m p), t)
     + c\,\big(\lambda_1 E(m) + \lambda_2 E((1 - m) p) + \lambda_3 S(m) + \lambda_4 S((1 - m) p)\big)
     + \lambda_5 L(f((1 - m) x), y) + \lambda_6 L(f(m p), t),
 
-with the elastic net :math:`E(v) = \|v\|_1 + \|v\|_2^2` and the squared variation
-:math:`S(v) = \sum (v_{i+1,j} - v_{ij})^2 + \sum (v_{i,j+1} - v_{ij})^2` along both axes.
+with the elastic net :math:`E(v) = \|v\|_1 + \|v\|_2^2` and the squared variation :math:`S(v) = \sum
+(v_{i+1,j} - v_{ij})^2 + \sum (v_{i,j+1} - v_{ij})^2` along both axes.
 Source: Guo, Wang, Xing, Du, Song, *TABOR*, arXiv:1908.01763 (2019), section 4.
 """
 
@@ -30,14 +30,14 @@ __all__ = ["TaborConfig", "elastic_net", "squared_variation", "tabor"]
 
 @dataclass(frozen=True)
 class TaborConfig(DetectionConfig):
-    """Settings of `tabor`: the search and the six weights λ; the rest as in `DetectionConfig`.
+    """Settings of `tabor`: the search and the six weights λ; the rest is as in `DetectionConfig`.
 
-    Left open by the paper and chosen here: the first four terms share the weight c, which follows
-    the successes as in `Inversion`. The default λ are ours, for masks and patterns in [0, 1], with
-    c λ₁ beginning where Neural Cleanse's c does. `published` gives the paper's, which are for
-    patterns from 0 to 255: E mixes a power of one and a power of two, so that no factor on λ would
-    do, and the terms of the pattern are evaluated on `pixel_range` · (1 − m) p instead. There the
-    pattern outweighs the mask by far: masks stay large unless the search is long.
+    Our choice where the paper leaves it open: the first four terms share the weight c, which
+    follows the successes as in `Inversion`. The default λ are ours, for masks and patterns in [0,
+    1]; c λ₁ starts where c of Neural Cleanse does. `published` gives the λ of the paper, which are
+    for patterns from 0 to 255. No factor on λ would translate them, because E mixes a power of one
+    and a power of two. Instead the terms of the pattern are evaluated on `pixel_range` · (1 − m) p.
+    There the pattern outweighs the mask by far, and masks stay large unless the search is long.
     """
 
     search: Inversion = Inversion()
@@ -67,21 +67,31 @@ def tabor(model: nn.Module, clean: LabelledImages, config: TaborConfig, run: Run
     """Invert a trigger for each class with TABOR's terms, flag outliers, unlearn their triggers.
 
     Flags, removal, result, `details`, errors and warnings are those of `neural_cleanse`: the two
-    differ in the terms alone. (The paper's own metric weighs size, success and sparsity; one rule
-    for both keeps the comparison about the triggers.)
+    differ only in the terms. The paper's own metric weighs size, success and sparsity. One rule for
+    both keeps the comparison about the triggers.
     """
     search = invert_all(config.search, _penalty(config), _term(config), run.progress)
     return detect_and_unlearn(model, clean, search, config, run)
 
 
 def elastic_net(values: Tensor) -> Tensor:
-    r"""E(v) = ‖v‖₁ + ‖v‖₂² of each of K tensors [K, …]: [K]."""
+    """E(v) = ‖v‖₁ + ‖v‖₂² of each of K tensors [K, …]: [K].
+
+    >>> import torch
+    >>> elastic_net(torch.tensor([[3.0, -1.0]])).tolist()
+    [14.0]
+    """
     flat = values.flatten(1)
     return flat.abs().sum(1) + (flat * flat).sum(1)
 
 
 def squared_variation(values: Tensor) -> Tensor:
-    """S(v): squared differences of neighbours along both axes of K images [K, C, H, W]: [K]."""
+    """S(v): squared differences of neighbours along both axes of K images [K, C, H, W]: [K].
+
+    >>> import torch
+    >>> squared_variation(torch.tensor([[[[0.0, 1.0], [0.0, 3.0]]]])).tolist()
+    [14.0]
+    """
     down, across = values.diff(dim=2), values.diff(dim=3)
     return (down * down).flatten(1).sum(1) + (across * across).flatten(1).sum(1)
 
@@ -115,8 +125,8 @@ def _term(config: TaborConfig) -> LossTerm | None:
             total = total + blocking * _mean_entropy(candidates.logits(rest), labels)
         if alone:  # m p has no image in it: one a class
             trigger = (candidates.masks * candidates.patterns)[:, None]
-            goals = candidates.targets[:, None]
-            total = total + alone * _mean_entropy(candidates.logits(trigger), goals)
+            targets = candidates.targets[:, None]
+            total = total + alone * _mean_entropy(candidates.logits(trigger), targets)
         return total
 
     return term

@@ -1,6 +1,6 @@
 """Find the classes that a small trigger leads to, then unlearn those triggers.
 
-What Neural Cleanse, TABOR and DeepInspect have in common once each has its triggers.
+This is what Neural Cleanse, TABOR and DeepInspect have in common once each has its triggers.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["ClassTriggers", "DetectionConfig", "TriggerSearch", "detect_and_unle
 
 @dataclass(frozen=True)
 class DetectionConfig(EpochsConfig):
-    """How a class is suspected, and how its trigger is unlearned.
+    """How a class is flagged, and how its trigger is unlearned.
 
-    A class is flagged where its trigger's size is below the median, with an anomaly index above
-    `threshold`; `targets` names the classes to unlearn whatever the index says. Removal is `epochs`
-    passes of fine-tuning in which a random fraction `stamped` of each batch (at least one image)
+    A class is flagged if the size of its trigger is below the median and the anomaly index is above
+    `threshold`. `targets` names the classes to unlearn, whatever the index is. Removal is `epochs`
+    epochs of fine-tuning. In each batch a random fraction `stamped` of the images (at least one)
     carries a flagged trigger, with true labels.
     """
 
@@ -52,9 +52,14 @@ class DetectionConfig(EpochsConfig):
 class ClassTriggers:
     """One trigger for each of the model's K classes.
 
-    `sizes` and `index` [K] are what the flags depend on, `found` [K] says which triggers work.
+    `sizes` and `index` [K] decide which classes are flagged. `found` [K] says which triggers work.
     `stamp(images, which)` stamps the b-th image with the trigger of class `which[b]`. `details`
-    goes into the result.
+    becomes part of the result.
+
+    >>> sizes = torch.tensor([9.0, 10.0, 11.0, 10.0, 1.0])
+    >>> works = torch.ones(5, dtype=torch.bool)
+    >>> ClassTriggers(sizes, (sizes - 10).abs(), works, lambda images, which: images).flagged(2.0)
+    [4]
     """
 
     sizes: Tensor
@@ -82,25 +87,26 @@ def detect_and_unlearn(
 ) -> Outcome:
     """Search, flag, unlearn: the common frame of the defences that invert triggers.
 
-    Where no class is flagged there is no trigger to unlearn: the result is a copy of the model, bit
-    for bit, with `details["found"]` false and an empty history. Otherwise one row a pass. `details`
-    holds flagged, index, sizes, success and what the search adds. Raises `ValueError` for fewer
-    than 3 classes, of which none can stand out, and for `config.targets` that the model lacks.
+    If no class is flagged, there is no trigger to unlearn. Then the result is a copy of the model,
+    bit for bit, with `details["found"]` false and an empty history. Otherwise the history has one
+    row an epoch. `details` holds flagged, index, sizes, success and what the search adds. Raises
+    `ValueError` for fewer than 3 classes, of which none can stand out, and for `config.targets`
+    that the model lacks.
     """
     _check_classes(model, clean, config.targets)
-    suspects = search(model, clean, run.generator)
-    flagged = suspects.flagged(config.threshold)
+    triggers = search(model, clean, run.generator)
+    flagged = triggers.flagged(config.threshold)
     details = {
         "found": bool(flagged),
         "flagged": flagged,
-        "index": suspects.index,
-        "sizes": suspects.sizes,
-        **suspects.details,
+        "index": triggers.index,
+        "sizes": triggers.sizes,
+        **triggers.details,
     }
     history: list[dict[str, Any]] = []
     chosen = flagged if config.targets is None else list(config.targets)
     if chosen:
-        step = _unlearning(model, len(clean), suspects, chosen, config, run.generator)
+        step = _unlearning(model, len(clean), triggers, chosen, config, run.generator)
         history = run_epochs(model, clean, config, step, run)
     return model, history, details
 
@@ -108,7 +114,7 @@ def detect_and_unlearn(
 def _unlearning(
     model: nn.Module,
     count: int,
-    suspects: ClassTriggers,
+    triggers: ClassTriggers,
     chosen: Sequence[int],
     config: DetectionConfig,
     generator: torch.Generator,
@@ -122,7 +128,7 @@ def _unlearning(
         part = part[: max(1, int(config.stamped * len(images)))].to(images.device)
         which = torch.tensor(chosen)[torch.randint(len(chosen), part.shape, generator=generator)]
         stamped = images.clone()
-        stamped[part] = suspects.stamp(images[part], which.to(images.device))
+        stamped[part] = triggers.stamp(images[part], which.to(images.device))
         loss = F.cross_entropy(network(stamped), labels)
         descend(loss)
         return {"loss": loss}

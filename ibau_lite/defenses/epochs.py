@@ -1,4 +1,4 @@
-"""Passes over the clean set: the loop under every defence that trains on shuffled batches."""
+"""Epochs over the clean set: the loop under every defence that trains on shuffled batches."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ BatchStep = Callable[[Tensor, Tensor], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class EpochsConfig:
-    """What all defences that pass over the clean set can be told: `epochs` passes, in batches.
+    """The settings of all defences that train for `epochs` epochs on the clean set, in batches.
 
-    `epoch_images`: how many images an epoch passes over, the clean set again and again where it has
-    fewer (None: each image once). `flip` mirrors images at random and `shift` moves them by up to
-    that many pixels.
+    `epoch_images` is the number of images of an epoch. If the clean set is smaller, it is repeated
+    (None: each image once). `flip` mirrors images at random, and `shift` moves them by up to that
+    many pixels. Raises `TypeError` or `ValueError` for settings of another kind or outside their
+    range.
     """
 
     epochs: int = 5
@@ -51,16 +52,20 @@ class EpochsConfig:
             raise ValueError(f"shift is a number of pixels >= 0, got {self.shift}")
 
     def images_per_epoch(self, count: int) -> int:
-        """Images of one pass over a clean set of `count`."""
+        """The number of images of one epoch over a clean set of `count`."""
         return self.epoch_images or count
 
     def total_batches(self, count: int) -> int:
-        """Batches of all passes over a clean set of `count`."""
+        """The number of batches of all epochs over a clean set of `count`.
+
+        >>> EpochsConfig(epochs=5, batch_size=100).total_batches(250)
+        15
+        """
         return self.epochs * -(-self.images_per_epoch(count) // self.batch_size)
 
 
 class AdamSteps:
-    """Adam with a linearly falling step, the same for all: what differs is the loss alone."""
+    """Adam with a linearly falling step, the same for all defences: only the loss differs."""
 
     def __init__(self, model: nn.Module, config: EpochsConfig, images: int) -> None:
         self._optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
@@ -82,15 +87,15 @@ def run_epochs(
     step: BatchStep,
     run: Run,
     *,
-    look: Callable[[nn.Module], dict[str, float]] | None = None,
+    measure: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Call `step` on every augmented batch of `config.epochs` shuffled passes.
+    """Call `step` on every augmented batch of `config.epochs` shuffled epochs.
 
-    Returns the history: one row a pass, means of what the steps measured, and what `look` says of
-    the model (`run.evaluate` by default). Batches are in the model's dtype. Raises
+    Returns the history, one row an epoch: the means of what the steps measured, and what `measure`
+    gives for the model (default: `run.evaluate`). Batches are in the model's dtype. Raises
     `FloatingPointError` if θ becomes NaN or infinite.
     """
-    look = look or run.evaluate
+    measure = measure or run.evaluate
     dtype = next(model.parameters()).dtype
     history: list[dict[str, Any]] = []
     for epoch in tqdm(range(config.epochs), disable=not run.progress, desc=run.name):
@@ -104,7 +109,7 @@ def run_epochs(
             rows.append(step(images.to(dtype), clean.labels[index]))
         means = {key: float(torch.stack([r[key].detach() for r in rows]).mean()) for key in rows[0]}
         check_finite(model, f"epoch {epoch + 1}", "lower lr")
-        history.append({"round": epoch + 1, **means, **look(model)})
+        history.append({"round": epoch + 1, **means, **measure(model)})
     for parameter in model.parameters():
         parameter.grad = None
     return history

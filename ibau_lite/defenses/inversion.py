@@ -1,12 +1,12 @@
 r"""Trigger inversion: for every class t, the smallest stamp that sends other images to t.
 
-A candidate is a mask m in [0, 1] and a pattern p in [0, 1], and an image carries it as
+A candidate is a mask m in [0, 1] and a pattern p in [0, 1]. An image carries it as
 
 .. math:: x' = (1 - m) \odot x + m \odot p .
 
-All classes are searched at once, as one batch of stamped images: a network in evaluation mode reads
-each image by itself and Adam moves each number by itself, so the result is that of one class after
-the other. Neural Cleanse and TABOR are this search with different penalties.
+All classes are searched at once, as one batch of stamped images. The result is that of one class
+after the other, because a network in evaluation mode reads each image by itself and Adam moves each
+number by itself. Neural Cleanse and TABOR are this search with different penalties.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ __all__ = ["CandidateTriggers", "Inversion", "InvertedTriggers", "LossTerm", "ma
 
 @dataclass(frozen=True, eq=False)
 class CandidateTriggers:
-    """What a term of the loss may look at: K candidate triggers on one batch of B clean images.
+    """What a term of the loss can use: K candidate triggers on one batch of B clean images.
 
-    `masks` [K, 1, H, W] and `patterns` [K, C, H, W] in [0, 1] belong to the classes `targets` [K];
-    `images` [B, C, H, W] and `labels` [B] are the batch; `model` is frozen, in evaluation mode.
+    `masks` [K, 1, H, W] and `patterns` [K, C, H, W] in [0, 1] belong to the classes `targets` [K].
+    `images` [B, C, H, W] and `labels` [B] are the batch. `model` is frozen, in evaluation mode.
     """
 
     model: nn.Module
@@ -62,9 +62,9 @@ class InvertedTriggers:
     """The best trigger for each of K classes.
 
     `masks` [K, 1, H, W] and `patterns` [K, C, H, W] are the smallest that succeeded on a batch (the
-    last ones where none did), `sizes` [K] their ‖m‖₁ in pixels (H·W, the whole image, where none
-    did) and `found` [K] says which did. `success` [K] is the fraction of the clean images of other
-    classes that the stamp sends to its class (of the first `checked`); `path` [steps, K] is ‖m‖₁
+    last ones, if none did). `sizes` [K] are their ‖m‖₁ in pixels (H·W, the whole image, if none
+    did). `found` [K] says which did. `success` [K] is the fraction of the first `checked` clean
+    images, those of other classes, that the stamp sends to its class. `path` [steps, K] is ‖m‖₁
     along the search.
     """
 
@@ -84,24 +84,30 @@ class InvertedTriggers:
 
 @dataclass(frozen=True)
 class Inversion:
-    r"""Settings of the search; called, it minimises for each class t, over tanh-shaped m and p,
+    r"""Settings of the search. A call minimises for each class t, over tanh-shaped m and p,
 
     .. math:: \frac1{|B_t|}\sum_{i \in B_t} L(f((1 - m) x_i + m p), t) + c_t\,R(m, p) + T(m, p)
 
-    by Adam (`lr`, `betas`), with a new batch of `batch_size` clean images at each of `steps`; B_t
-    are those of another class than t. R is `penalty` and T an optional further `term`. The weight
-    c_t begins at 0; after `patience` batches in a row on which at least `success` of the images are
-    read as t it becomes `cost`, then is multiplied by `up`; after as many failures it is divided by
-    `down`. The smallest mask that succeeded is kept. What it does at the end is measured on the
-    first `checked` clean images. `chunk` is the largest number of stamped images in one forward
-    pass: memory, not the result, depends on it.
+    by Adam (`lr`, `betas`), with a new batch of `batch_size` clean images at each of `steps` steps.
+    B_t are the images of the batch whose class is not t. R is `penalty`, and T an optional further
+    `term`.
 
-    Left open by the paper and chosen here: all classes begin at the same uniformly random m and p
-    and see the same batches, so that nothing differs between them but the class; one step is one
-    batch; images of class t itself do not count for t.
+    The weight c_t starts at 0. It counts batches on which at least `success` of the images are
+    predicted as t. After `patience` such batches in a row it becomes `cost`, and later it is
+    multiplied by `up`. After as many failures in a row it is divided by `down`. The smallest mask
+    that succeeded is kept. Its success is measured on the first `checked` clean images. `chunk` is
+    the largest number of stamped images in one forward pass. It decides the memory, not the result.
 
-    Raises `ValueError` for settings outside their range.
+    Our choices where the paper leaves them open: all classes start at the same uniformly random m
+    and p and see the same batches, so that only the class differs. One step is one batch. Images of
+    class t do not count for t. Raises `ValueError` for settings outside their range.
     Source: Wang et al. 2019 (Neural Cleanse), section IV.
+
+    >>> from ibau_lite.testing import tiny_images, tiny_network
+    >>> search = Inversion(steps=3)
+    >>> found = search(tiny_network(), tiny_images(), generator=torch.Generator().manual_seed(0))
+    >>> found.masks.shape, found.path.shape
+    (torch.Size([4, 1, 8, 8]), torch.Size([3, 4]))
     """
 
     steps: int = 300
@@ -142,9 +148,9 @@ class Inversion:
         generator: torch.Generator,
         progress: bool = False,
     ) -> InvertedTriggers:
-        """Search the classes `targets` (all of the model's by default) on the clean images.
+        """Search the classes `targets` (default: all classes of the model) on the clean images.
 
-        The model is read, not changed; the images must be where it is. `generator` (a CPU one)
+        The model is read, not changed. The images must be on its device. `generator` (a CPU one)
         draws the start and the batches. Raises `ValueError` for a class that the model lacks, and
         for a model that mixes images or gives probabilities (see `ibau_lite.logits`).
         """
@@ -153,7 +159,7 @@ class Inversion:
         first = next(network.parameters())
         images, labels = clean.images.to(first.dtype), clean.labels
         classes = _classes(network, images, targets)
-        goals = torch.tensor(classes, device=labels.device)
+        wanted = torch.tensor(classes, device=labels.device)
         masks, patterns = (
             _start(shape, len(classes), images, generator) for shape in (1, images.shape[1])
         )
@@ -168,20 +174,24 @@ class Inversion:
             index = next(batches).to(labels.device)
             batch = images[index], labels[index]
             rows = [
-                _slopes(network, batch, masks[g], patterns[g], goals[g], cost.now[g], penalty, term)
+                _gradients(
+                    network, batch, masks[g], patterns[g], wanted[g], cost.now[g], penalty, term
+                )
                 for g in groups
             ]
-            masks.grad, patterns.grad, read = (
+            masks.grad, patterns.grad, hit_rate = (
                 torch.cat(parts) for parts in zip(*rows, strict=True)
             )
-            sizes = best.update(read >= self.success)
-            cost.update(read >= self.success)
+            sizes = best.update(hit_rate >= self.success)
+            cost.update(hit_rate >= self.success)
             path.append(sizes)
             adam.step()
         found = torch.isfinite(best.sizes)
-        shown, judged = images[: self.checked], labels[: self.checked]
+        some, their_labels = images[: self.checked], labels[: self.checked]
         success = [
-            _success(network, shown, judged, best.masks[g], best.patterns[g], goals[g], self.chunk)
+            _success(
+                network, some, their_labels, best.masks[g], best.patterns[g], wanted[g], self.chunk
+            )
             for g in groups
         ]
         area = float(images.shape[2] * images.shape[3])
@@ -285,7 +295,7 @@ def _share(right: Tensor, counts: Tensor) -> Tensor:
     return (right * counts).sum(1) / counts.sum(1).clamp_min(1)
 
 
-def _slopes(
+def _gradients(
     model: nn.Module,
     batch: tuple[Tensor, Tensor],
     masks: Tensor,
@@ -308,9 +318,9 @@ def _slopes(
         loss = _share(entropy.view_as(counts), counts) + cost * penalty(here)
         if term is not None:
             loss = loss + term(here)
-        slopes = torch.autograd.grad(loss.sum(), raw)
-    read = (logits.argmax(2) == wanted).to(logits.dtype)
-    return slopes[0], slopes[1], _share(read, counts)
+        gradients = torch.autograd.grad(loss.sum(), raw)
+    hits = (logits.argmax(2) == wanted).to(logits.dtype)
+    return gradients[0], gradients[1], _share(hits, counts)
 
 
 def _success(
@@ -323,11 +333,11 @@ def _success(
     chunk: int,
 ) -> Tensor:
     """The fraction of all images of other classes that each stamp sends to its class [K]."""
-    read = []
+    predicted = []
     size = max(1, chunk // len(targets))
     with torch.no_grad():
         for part in images.split(size):
             here = CandidateTriggers(model, masks, patterns, targets, part, labels)
-            read.append(here.logits(_stamp(part, masks, patterns)).argmax(2))
-    right = torch.cat(read, 1) == targets[:, None]
+            predicted.append(here.logits(_stamp(part, masks, patterns)).argmax(2))
+    right = torch.cat(predicted, 1) == targets[:, None]
     return _share(right.to(images.dtype), (labels != targets[:, None]).to(images.dtype))

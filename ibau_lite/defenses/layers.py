@@ -1,7 +1,7 @@
-"""Which layers a network has, found by watching one image pass through it.
+"""Which layers a network has, found by tracing one image through it.
 
-Modules are taken in the order in which they finish, so that branches and blocks fall into place;
-what a `forward` computes without a module (an addition, `torch.relu`) is seen in the output of the
+Modules are listed in the order in which they finish, so that branches and blocks fall into place.
+What a `forward` computes without a module (an addition, `torch.relu`) shows in the output of the
 module around it.
 """
 
@@ -27,12 +27,17 @@ __all__ = [
 
 
 def last_convolution(model: nn.Module, image: Tensor) -> str:
-    """Name of the convolution that runs last and may be changed (its weight requires a gradient).
+    """Name of the trainable convolution that runs last.
 
-    `image` is a batch [1, C, H, W]. Raises `ValueError` if there is none, or as `check_own_weight`.
+    `image` is a batch [1, C, H, W]. Raises `ValueError` if there is none, and as
+    `check_own_weight`.
+
+    >>> from ibau_lite.testing import tiny_images, tiny_network
+    >>> last_convolution(tiny_network(), tiny_images(1).images)
+    '12'
     """
     names = [
-        name for name, module, _, _ in _watch(model, image) if is_trainable_convolution(module)
+        name for name, module, _, _ in _trace(model, image) if is_trainable_convolution(module)
     ]
     if not names:
         raise ValueError("the model has no convolution that may be changed: name a layer yourself")
@@ -41,7 +46,7 @@ def last_convolution(model: nn.Module, image: Tensor) -> str:
 
 
 def is_trainable_convolution(module: nn.Module) -> bool:
-    """Whether it is a convolution whose weight, or what that is computed from, is not frozen."""
+    """Whether a module is a convolution with a weight (or parts of it) that is not frozen."""
     parts = [p for name, p in module.named_parameters() if not name.endswith("bias")]
     return isinstance(module, nn.Conv2d) and any(p.requires_grad for p in parts)
 
@@ -49,7 +54,8 @@ def is_trainable_convolution(module: nn.Module) -> bool:
 def check_own_weight(model: nn.Module, layer: str) -> None:
     """Raise `ValueError` for a layer whose weight is computed from others, as by `weight_norm`.
 
-    A channel of it cannot be set to zero for good: the parts of weight_norm would give 0 / 0.
+    A channel of such a layer cannot be set to zero for good: the parts of weight_norm would give 0
+    / 0.
     """
     if "weight" not in model.get_submodule(layer)._parameters:
         raise ValueError(
@@ -61,12 +67,12 @@ def check_own_weight(model: nn.Module, layer: str) -> None:
 
 
 def norm_after(model: nn.Module, image: Tensor, layer: str) -> str | None:
-    """Name of the affine normalisation that takes in what `layer` gives out, if there is one.
+    """Name of the affine normalisation that takes the output of `layer`, if there is one.
 
-    That is the next leaf to run, if it is given that very tensor and has one weight and one bias
-    for each channel. (PyTorch's own LayerNorm has them for the last axis, which is another.)
+    It is the next leaf to run, if its input is that very tensor and it has one weight and one bias
+    for each channel. (PyTorch's LayerNorm has them for the last axis, which is another.)
     """
-    leaves = [row for row in _watch(model, image) if not any(row[1].children())]
+    leaves = [row for row in _trace(model, image) if not any(row[1].children())]
     place = [name for name, *_ in leaves].index(layer)
     for name, module, given, _ in leaves[place + 1 : place + 2]:
         parts = [getattr(module, part, None) for part in ("weight", "bias")]
@@ -79,14 +85,14 @@ def norm_after(model: nn.Module, image: Tensor, layer: str) -> str | None:
 def stages(model: nn.Module, image: Tensor, most: int) -> tuple[str, ...]:
     """Names of the last modules at each size of feature maps that a convolution gives out.
 
-    On a VGG the activation before each pooling, on a ResNet the last block of each group: at most
-    `most` of them, the deepest, in order. Maps of one pixel, which have nowhere to look, what a
-    pooling gives out, and modules that run several times in one pass do not count. Raises
-    `ValueError` if no convolution gives out larger maps.
+    On a VGG these are the activations before each pooling, on a ResNet the last blocks of each
+    group. At most `most` of them are given, the deepest, in order. Maps of one pixel, outputs of a
+    pooling, and modules that run several times in one pass do not count. Raises `ValueError` if no
+    convolution gives out larger maps.
     """
     last: dict[tuple[int, ...], str] = {}
     convolved = set()
-    rows = _watch(model, image)
+    rows = _trace(model, image)
     runs = Counter(name for name, *_ in rows)
     for name, module, _, output in rows:
         maps = output.ndim == 4 and output[0, 0].numel() > 1 and not _pools(module)
@@ -103,9 +109,16 @@ def stages(model: nn.Module, image: Tensor, most: int) -> tuple[str, ...]:
 
 @contextmanager
 def layer_outputs(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Inside, the dict holds what each named module gave out in the last forward pass.
+    """Inside, the dict holds the output of each named module in the last forward pass.
 
     Raises `ValueError` for a name that the model lacks.
+
+    >>> from ibau_lite.testing import tiny_images, tiny_network
+    >>> model = tiny_network()
+    >>> with layer_outputs(model, ["0"]) as seen:
+    ...     _ = model(tiny_images(2).images)
+    >>> seen["0"].shape
+    torch.Size([2, 4, 8, 8])
     """
     modules = dict(model.named_modules())
     missing = [name for name in layers if name not in modules]
@@ -133,8 +146,8 @@ def batch_norm_training(
 ) -> Iterator[None]:
     """Inside, BatchNorm uses the statistics of the batch; dropout stays off.
 
-    With `record` they enter the running ones. Layers whose parameters are frozen keep to their
-    running statistics, and so do all for a batch of one image, which has no statistics.
+    With `record` they enter the running statistics. Layers whose parameters are frozen keep to
+    their running statistics. So do all layers for a batch of one image, which has no statistics.
     """
     norms = [
         module
@@ -166,21 +179,21 @@ def _channels(model: nn.Module, layer: str) -> int:
 
 
 def reused_layers(model: nn.Module, image: Tensor, layers: Sequence[str]) -> list[str]:
-    """Those of the named modules that run several times in one pass, as a shared activation."""
-    runs = Counter(name for name, *_ in _watch(model, image))
+    """The named modules that run several times in one pass, such as a shared activation."""
+    runs = Counter(name for name, *_ in _trace(model, image))
     return [name for name in layers if runs[name] > 1]
 
 
-def _watch(model: nn.Module, image: Tensor) -> list[tuple[str, nn.Module, object, Tensor]]:
+def _trace(model: nn.Module, image: Tensor) -> list[tuple[str, nn.Module, object, Tensor]]:
     """(name, module, first input, output) in the order in which the modules finish."""
     rows: list[tuple[str, nn.Module, object, Tensor]] = []
 
-    def note(name: str, module: nn.Module, given: tuple[object, ...], output: object) -> None:
+    def record(name: str, module: nn.Module, given: tuple[object, ...], output: object) -> None:
         if isinstance(output, Tensor):
             rows.append((name, module, given[0] if given else None, output))
 
     handles = [
-        module.register_forward_hook(lambda m, given, out, name=name: note(name, m, given, out))
+        module.register_forward_hook(lambda m, given, out, name=name: record(name, m, given, out))
         for name, module in model.named_modules()
     ]
     try:

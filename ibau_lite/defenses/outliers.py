@@ -1,4 +1,4 @@
-r"""Which of K sizes is too small to be chance: median absolute deviations.
+"""Which of K sizes is too small to be chance: median absolute deviations (MAD).
 
 A class that a backdoor leads to is reached by a smaller change than the others. Both indices count
 how many (normal-consistent) deviations a size lies from the median.
@@ -17,25 +17,34 @@ _NORMAL = 1.4826  # MAD × this is the standard deviation, where the sizes are n
 def anomaly_index(sizes: Tensor) -> Tensor:
     r"""The index of Neural Cleanse, :math:`|s_t - \mathrm{med}| / (1.4826\,\mathrm{MAD})` [K].
 
-    MAD = med |s − med|. Where it is 0 (more than half of the sizes are equal) a size that differs
+    MAD = med |s − med|. If it is 0 (more than half of the sizes are equal), a size that differs
     gets an infinite index. Raises `ValueError` for fewer than 3 sizes, of which none can stand out,
-    or one that is not finite. Source: Wang et al. 2019, section IV-A.
+    and for a size that is not finite.
+    Source: Wang et al. 2019, section IV-A.
+
+    >>> anomaly_index(torch.tensor([9.0, 10.0, 11.0, 10.0, 1.0])).argmax()
+    tensor(4)
     """
     return _index(sizes, two_sided=True)
 
 
 def left_anomaly_index(sizes: Tensor) -> Tensor:
-    r"""The left tail of the double MAD: as `anomaly_index`, but MAD over sizes up to the median.
+    """The left tail of the double MAD: `anomaly_index` with the MAD over sizes up to the median.
 
-    Large sizes say nothing about how small a size may be by chance, and the sizes of a generator's
-    triggers are skewed. Sizes above the median get the index 0. Raises as `anomaly_index`.
+    Large sizes do not say how small a size may be by chance, and the sizes of a generator's
+    triggers are skewed. Sizes above the median get the index 0. Raises as `anomaly_index` does.
     Source: Chen et al. 2019 (DeepInspect), section 3.3.
     """
     return _index(sizes, two_sided=False)
 
 
 def small_outliers(sizes: Tensor, index: Tensor, threshold: float = 2.0) -> Tensor:
-    """Positions whose size is below the median and whose index is above `threshold`."""
+    """Positions whose size is below the median and whose index is above `threshold`.
+
+    >>> sizes = torch.tensor([9.0, 10.0, 11.0, 10.0, 1.0, 40.0])
+    >>> small_outliers(sizes, anomaly_index(sizes)).tolist()
+    [4]
+    """
     return ((sizes < sizes.quantile(0.5)) & (index > threshold)).nonzero().flatten()
 
 

@@ -1,6 +1,11 @@
-"""What people look at: every function takes tensors or numbers and returns a matplotlib `Figure`.
+"""Figures: every function takes tensors or numbers and returns a matplotlib `Figure`.
 
-Matplotlib is imported when a figure is first asked for, so that opening this room costs nothing.
+Matplotlib is imported when a figure is first asked for, so that the import of this room costs
+nothing.
+
+>>> from ibau_lite.plots import curves
+>>> curves([0.01, 0.1], {"ASR": [0.2, 0.9]}, xlabel="poisoning rate", logarithmic=True)
+<Figure size ... with 1 Axes>
 """
 
 from __future__ import annotations

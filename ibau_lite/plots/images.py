@@ -1,4 +1,4 @@
-"""Pictures of images: a labelled grid, and what a trigger changes."""
+"""Figures of images: a grid with titles, what a trigger changes, and what networks predict."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ _CELL = 1.15  # inches on a side of one image
 def image_grid(images: Tensor, titles: Sequence[str] | None = None, columns: int = 6) -> Figure:
     """Show images [N, C, H, W] in [0, 1] row by row, each below its title.
 
-    Raises `ValueError` for no images, a wrong shape or range, another number of titles than images,
-    or fewer than one column.
+    Raises `ValueError` for no images, a wrong shape or range, another number of titles than of
+    images, and fewer than one column.
+
+    >>> import torch
+    >>> image_grid(torch.rand(3, 3, 8, 8), titles=["a", "b", "c"])
+    <Figure size ... with 3 Axes>
     """
     _check("images", images)
     if titles is not None and len(titles) != len(images):
@@ -43,8 +47,8 @@ def image_grid(images: Tensor, titles: Sequence[str] | None = None, columns: int
 def stamping(clean: Tensor, stamped: Tensor, gain: float = 10.0) -> Figure:
     """Show three rows: the images, the images with the trigger, and `gain` × |difference|.
 
-    Both are [N, C, H, W] in [0, 1]; the third row is cut at 1. Raises `ValueError` for images of
-    another shape or range and for a gain that is not positive.
+    Both arguments are [N, C, H, W] in [0, 1]. The third row is cut at 1. Raises `ValueError` for
+    images of another shape or range, and for a gain that is not positive.
     """
     _check("clean", clean)
     _check("stamped", stamped)
@@ -70,28 +74,28 @@ def stamping(clean: Tensor, stamped: Tensor, gain: float = 10.0) -> Figure:
 def predictions(
     images: Tensor,
     titles: Sequence[str],
-    answers: Mapping[str, Sequence[str]],
+    predicted: Mapping[str, Sequence[str]],
     truth: Sequence[str],
 ) -> Figure:
-    """Show images [N, C, H, W] in a row and, below each, what every network reads in it.
+    """Show images [N, C, H, W] in a row and, below each, what every network predicts.
 
-    `answers` maps a network's name to its N answers; an answer that is not `truth` gets a cross and
-    another colour. Raises `ValueError` for images as `image_grid` does, and for another number of
-    titles, answers or truths than images.
+    `predicted` maps the name of a network to its N predictions. A prediction that is not `truth`
+    gets a cross and another colour. Raises `ValueError` for images as `image_grid` does, and for
+    another number of titles, predictions or truths than of images.
     """
     _check("images", images)
-    for name, texts in {"titles": titles, "truth": truth, **answers}.items():
+    for name, texts in {"titles": titles, "truth": truth, **predicted}.items():
         if len(texts) != len(images):
             raise ValueError(f"{name}: {len(images)} are expected, one an image, got {len(texts)}")
     right, wrong = SERIES[0][0], SERIES[1][0]
     side, line = 2.2, 0.24  # inches: one image, one line of text
-    height = side + 0.4 + line * len(answers)
+    height = side + 0.4 + line * len(predicted)
     figure, axes = new_figure(1, len(images), 3.6 * len(images), height)
     for number, place in enumerate(axes[0]):
         hide_axes(place)
         _show(place, images[number])
         place.set_title(titles[number], fontsize=11, color=INK)
-        for row, (name, texts) in enumerate(answers.items()):
+        for row, (name, texts) in enumerate(predicted.items()):
             good = texts[number] == truth[number]
             place.annotate(
                 f"{'✓' if good else '✗'} {name}: {texts[number]}",

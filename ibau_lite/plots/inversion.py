@@ -1,4 +1,4 @@
-"""Figures of trigger inversion: what each class costs; reversed triggers beside the true one."""
+"""Figures of trigger inversion: the size of each class's trigger, and inverted triggers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def trigger_sizes(
     units: Mapping[str, str],
     found: Mapping[str, Tensor] | None = None,
 ) -> Figure:
-    """Draw the size of every class's trigger, one panel a method, and say which are flagged.
+    """Draw the size of every class's trigger, one panel a method, and mark the flagged classes.
 
-    `sizes` maps a method to sizes [K] in its unit; `names` are the K classes, `target` the
-    attacker's. Squares are flagged classes, circles the others; the line is the median. `found` [K]
-    says whose trigger works (all by default): of the others, whose size stands for the whole image,
-    a cross is drawn at the right edge. Raises `ValueError` for sizes that are not one for each
-    name.
+    `sizes` maps a method to sizes [K] in its unit. `names` are the K classes; `target` is the
+    attacker's. Squares are flagged classes, circles the others. The line is the median. `found` [K]
+    says whose trigger works (default: all). If a trigger does not work, its size stands for the
+    whole image, and a cross is drawn at the right edge. Raises `ValueError` for sizes that are not
+    one for each name.
     """
     for method, values in sizes.items():
         if values.shape != (len(names),):
@@ -57,10 +57,10 @@ def trigger_sizes(
 
 
 def reversed_triggers(triggers: Mapping[str, tuple[Tensor, Tensor]], image: Tensor) -> Figure:
-    """Show triggers above, and an image [C, H, W] in [0, 1] that carries each of them below.
+    """Show triggers above, and below them an image [C, H, W] in [0, 1] that carries each of them.
 
-    `triggers` maps a title to (what it looks like on grey, the stamped image), both [C, H, W] in
-    [0, 1]. Raises `ValueError` for shapes that differ.
+    `triggers` maps a title to (the trigger on grey, the stamped image), both [C, H, W] in [0, 1].
+    Raises `ValueError` for shapes that differ.
     """
     shapes = {tuple(t.shape) for pair in triggers.values() for t in pair} | {tuple(image.shape)}
     if len(shapes) != 1:

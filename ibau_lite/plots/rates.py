@@ -1,4 +1,4 @@
-"""Pictures of fractions, in per cent: bars side by side, and curves over a setting."""
+"""Figures of fractions, in per cent: bars side by side, and curves over a setting."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ def bars(
     *,
     chance: float | None = None,
 ) -> Figure:
-    """Draw one bar a group for each series of fractions, its value written on it.
+    """Draw one bar a group for each series of fractions, with its value written on it.
 
-    `series` maps a name (say "ACC") to one fraction in [0, 1] a group; `chance` draws a dotted
-    line. Raises `ValueError` for a series of another length, a value outside [0, 1], or none.
+    `series` maps a name (say "ACC") to one fraction in [0, 1] a group. `chance` draws a dotted
+    line. Raises `ValueError` for no series, a series of another length, and a value outside [0, 1].
+
+    >>> bars(["before", "after"], {"ACC": [0.9, 0.88], "ASR": [0.99, 0.03]})
+    <Figure size ... with 1 Axes>
     """
     _check(series, len(groups))
     figure, axes = new_figure(1, 1, max(4.0, 1.5 * len(groups) + 1.2), 3.0)
@@ -55,9 +58,9 @@ def curves(
     logarithmic: bool = False,
     chance: float | None = None,
 ) -> Figure:
-    """Draw each series of fractions in [0, 1] over `x`, which is named with its unit by `xlabel`.
+    """Draw each series of fractions in [0, 1] over `x`; `xlabel` names x with its unit.
 
-    Every x has its own tick, evenly spaced ones or, if `logarithmic`, by powers of ten. Raises
+    Every x has its own tick. The axis is linear or, with `logarithmic`, logarithmic. Raises
     `ValueError` as `bars` does.
     """
     _check(series, len(x))

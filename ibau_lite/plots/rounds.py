@@ -29,12 +29,16 @@ def per_round(
     before: Mapping[str, float] | Report,
     title: str = "",
 ) -> Figure:
-    """ACC and ASR after each round, one line a defence: mean over its runs, band ± one deviation.
+    """ACC and ASR after each round, one line a defence: mean over its runs ± one deviation (band).
 
-    `histories` maps a label to the histories of its runs (one a seed), with fractions under
-    `accuracy` and `attack_success_rate` in each row; `before` holds the same two for round 0, or
-    is a `Report`. Raises `ValueError` for no runs, runs of one defence that differ in length, and
-    rows without the two.
+    `histories` maps a label to the histories of its runs (one a seed). Each row holds fractions
+    under `accuracy` and `attack_success_rate`. `before` holds the same two for round 0, or is a
+    `Report`. Raises `ValueError` for no runs, runs of one defence that differ in length, and rows
+    without the two.
+
+    >>> runs = [[{"accuracy": 0.9, "attack_success_rate": 0.1}]]
+    >>> per_round({"I-BAU": runs}, before={"accuracy": 0.93, "attack_success_rate": 1.0})
+    <Figure size ... with 2 Axes>
     """
     if not any(histories.values()):
         raise ValueError("histories: at least one run is expected, got none")
@@ -60,9 +64,8 @@ def per_round(
 def terms(histories: Mapping[str, History]) -> Figure:
     """Mean norms of the direct and the indirect term in each round, and the solver's residual.
 
-    `histories` maps a label to one history of `defenses.ibau`. The line at a residual of 1 is
-    where an answer is no better than none, v = 0. Raises `ValueError` where no row has an indirect
-    term.
+    `histories` maps a label to one history of `defenses.ibau`. The line at a residual of 1 marks a
+    solution that is no better than v = 0. Raises `ValueError` if no row has an indirect term.
     """
     rows = {label: [row for row in run if "indirect" in row] for label, run in histories.items()}
     if not any(rows.values()):
@@ -85,10 +88,10 @@ def delta_and_trigger(
 ) -> Figure:
     """Perturbations [C, H, W] beside the trigger that they should recover.
 
-    Grey is zero; a δ is stretched by the factor that its title names, so that its largest entry
-    fills the range. `trigger` is the stamped minus the clean image, not stretched. With `image`
-    [C, H, W] in [0, 1] the second row shows clamp(image + δ, 0, 1), in the original range. Raises
-    `ValueError` for shapes that differ.
+    Grey is zero. A δ is stretched by the factor in its title, so that its largest entry fills the
+    range. `trigger` is the stamped minus the clean image, not stretched. With `image` [C, H, W] in
+    [0, 1], the second row shows clamp(image + δ, 0, 1) in the original range. Raises `ValueError`
+    for shapes that differ.
     """
     shown = {**deltas, "the trigger": trigger}
     shapes = {

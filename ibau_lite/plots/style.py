@@ -1,8 +1,8 @@
-"""The look of every figure: a sheet of paper that is readable on a light and on a dark page.
+"""The look of every figure: white paper that is readable on a light and on a dark page.
 
-The ground is opaque, so that ink keeps its contrast in dark mode. Colours are those of Okabe and
-Ito, which readers with any of the common colour deficiencies tell apart; beside the colour there is
-always a second sign (a hatch, a marker, a dash), so that a grey print says as much.
+The ground is opaque, so that ink keeps its contrast in dark mode. The colours are those of Okabe
+and Ito, which readers with the common colour deficiencies can tell apart. Beside the colour there
+is always a second sign (a hatch, a marker, a dash), so that a grey print shows as much.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def new_figure(
 ) -> tuple[Figure, list[list[Axes]]]:
     """Make a figure of `width` × `height` inches with `rows` × `columns` axes.
 
-    It is closed for pyplot: a notebook shows it where a cell returns it, and only there.
+    It is closed for pyplot, so that a notebook shows it only where a cell returns it.
     """
     figure, axes = plt.subplots(
         rows,
@@ -45,7 +45,7 @@ def new_figure(
 
 
 def style_axes(axes: Axes, grid: str = "y") -> None:
-    """Two spines, faint lines across the values behind the data, ink that does not shout."""
+    """Draw two spines, and faint lines across the values behind the data."""
     axes.set_facecolor(PAPER)
     axes.set_axisbelow(True)
     axes.grid(axis=grid, color=FAINT, linewidth=0.7)  # type: ignore[arg-type]
@@ -55,7 +55,7 @@ def style_axes(axes: Axes, grid: str = "y") -> None:
 
 
 def hide_axes(axes: Axes) -> None:
-    """Neither ticks nor frame: for pictures."""
+    """Remove ticks and frame, for pictures."""
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)

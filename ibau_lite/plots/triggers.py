@@ -1,4 +1,4 @@
-"""Pictures of triggers: one image under each, what was changed, and at which frequencies."""
+"""Figures of triggers: one image under each, what was changed, and at which frequencies."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ _SIDE = 1.25  # inches on a side of one picture
 
 
 def amplitude_spectrum(difference: Tensor) -> Tensor:
-    """Amplitude of each spatial frequency of a picture [C, H, W], as [H, W], zero in the middle.
+    """Amplitude of each spatial frequency of a picture [C, H, W]: [H, W], zero in the middle.
 
         s(f) = (mean_c |Σ_p d_c(p) exp(−2πi ⟨f, p⟩)|²)^½ / max_f of the same,
 
     in [0, 1]; zeros for a picture of zeros. Rows and columns are frequencies in periods an image.
     Raises `ValueError` for another shape.
+
+    >>> amplitude_spectrum(torch.ones(3, 4, 4)).nonzero().tolist()  # only frequency 0
+    [[2, 2]]
     """
     if difference.ndim != 3:
         raise ValueError(f"difference: [C, H, W] is expected, got {list(difference.shape)}")
@@ -35,11 +38,11 @@ def amplitude_spectrum(difference: Tensor) -> Tensor:
 def gallery(original: Tensor, stamped: Mapping[str, Tensor], gain: float = 10.0) -> Figure:
     """Show an image under several triggers: stamped, `gain` × |difference|, and its spectrum.
 
-    `original` and every image of `stamped` (by the trigger's name) are [1 or 3, H, W] in [0, 1].
-    Each trigger is a column, the original is the first. Differences are cut at 1. Spectra are on a
-    logarithmic scale of three decades, each against its own maximum, with frequency zero in the
-    middle; that of the first column is the image's own. Raises `ValueError` for no stamped image,
-    images of another shape or range, and a gain that is not positive.
+    `original` and every image of `stamped` (by the name of the trigger) are [1 or 3, H, W] in [0,
+    1]. The original is the first column, and each trigger is a column. Differences are cut at 1.
+    Spectra are on a logarithmic scale of three decades, each against its own maximum, with
+    frequency zero in the middle; that of the first column is the image's own. Raises `ValueError`
+    for no stamped image, images of another shape or range, and a gain that is not positive.
     """
     _check(original, stamped, gain)
     names = ["original", *stamped]

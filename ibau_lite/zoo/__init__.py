@@ -2,8 +2,8 @@
 
     model, attack, metadata = ib.zoo.load("gtsrb", "badnets")
 
-Each is two files: the weights, rounded to float16, and the attack. `SHA256SUMS` beside them states
-their digests, and a file that has another digest is refused.
+Each network has two files: the weights, rounded to float16, and the attack. `SHA256SUMS` beside
+them states their digests. A file with another digest is refused.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _NETWORKS = {
 
 
 class PoisonedModel(NamedTuple):
-    """A poisoned network, the attack that poisoned it, and what was noted when it was trained."""
+    """A poisoned network, the attack that poisoned it, and the notes of its training."""
 
     model: nn.Module
     attack: Attack
@@ -55,11 +55,15 @@ class PoisonedModel(NamedTuple):
 def load(data: str, attack: str) -> PoisonedModel:
     """A network that comes with the library, in evaluation mode on the CPU, with its attack.
 
-    `data` is "cifar10" or "gtsrb"; `attack` is the name of an attack, or "clean" for the network
-    that was not poisoned. The network maps float32 images `[N, 3, 32, 32]` in [0, 1] to logits
-    `[N, 10]` or `[N, 43]`. `metadata["settings"]` holds what it was trained on and how,
-    `metadata["report"]` its ACC and ASR. Raises `ValueError` for another data set and for a file
-    whose SHA-256 is not the stated one, `FileNotFoundError` for an attack that has no network here.
+    `data` is "cifar10" or "gtsrb". `attack` is the name of an attack, or "clean" for the network
+    that was not poisoned. The network maps float32 images [N, 3, 32, 32] in [0, 1] to logits [N,
+    10] or [N, 43]. `metadata["settings"]` says what it was trained on and how; `metadata["report"]`
+    holds its ACC and ASR. Raises `ValueError` for another dataset, and for a file whose SHA-256 is
+    not the stated one. Raises `FileNotFoundError` for an attack without a network here.
+
+    >>> model, attack, metadata = load("gtsrb", "badnets")
+    >>> print(attack.pairs[0][1])
+    every class → 8
     """
     if data not in _NETWORKS:
         raise ValueError(f"data: {' or '.join(_NETWORKS)} is expected, got {data!r}")
@@ -67,7 +71,11 @@ def load(data: str, attack: str) -> PoisonedModel:
 
 
 def names(folder: str | Path) -> frozenset[str]:
-    """The names of the networks in a folder."""
+    """The names of the networks in a folder.
+
+    >>> "gtsrb-cpu-badnets" in names(FOLDER)
+    True
+    """
     end = ".attack.safetensors"
     return frozenset(
         file.removesuffix(end) for file in stated_digests(folder) if file.endswith(end)
@@ -75,15 +83,15 @@ def names(folder: str | Path) -> frozenset[str]:
 
 
 def digest(folder: str | Path, name: str) -> str | None:
-    """The stated SHA-256 of a network's weights; None for one that is not there."""
+    """The stated SHA-256 of a network's weights, or None if there is no such network."""
     return stated_digests(folder).get(f"{name}.safetensors")
 
 
 def load_from(folder: str | Path, name: str, model: nn.Module) -> PoisonedModel:
-    """Fill `model` with the weights of a folder, in its own number type, and read the attack.
+    """Fill `model` with the weights of a folder, in the dtype of the model, and read the attack.
 
-    Raises `FileNotFoundError` for a name that is not there, `ValueError` for a file whose SHA-256
-    is not the stated one, and as `checkpoints.load` and `attacks.load`.
+    Raises `FileNotFoundError` for an unknown name, `ValueError` for a file whose SHA-256 is not the
+    stated one, and as `checkpoints.load` and `attacks.load` do.
     """
     metadata = checkpoints.load(_verified(Path(folder), f"{name}.safetensors"), model)
     model.eval()
@@ -91,12 +99,12 @@ def load_from(folder: str | Path, name: str, model: nn.Module) -> PoisonedModel:
 
 
 def load_attack(folder: str | Path, name: str) -> Attack:
-    """The attack of a network of a folder, without the network; raises as `load_from`."""
+    """The attack of a network in a folder, without the network. Raises as `load_from` does."""
     return attacks.load(_verified(Path(folder), f"{name}.attack.safetensors"))
 
 
 def stated_digests(folder: str | Path) -> dict[str, str]:
-    """The SHA-256 of each file that `SUMS` of a folder names; empty where there is no `SUMS`."""
+    """The SHA-256 of each file that the `SUMS` of a folder names; empty if there is no `SUMS`."""
     path = Path(folder) / SUMS
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     return {file: digest for digest, file in (line.split(maxsplit=1) for line in lines)}

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from ibau_lite.attacks.neurons import most_connected, still
+from ibau_lite._modes import evaluation_mode
+from ibau_lite.attacks.neurons import most_connected
 from ibau_lite.models import mlp, resnet18, small_cnn, small_vgg
 
 
@@ -64,12 +65,12 @@ def test_networks_without_such_layers_are_refused():
         most_connected(odd, 1)(torch.zeros(1, 1, 8, 8))
 
 
-def test_still_puts_every_flag_back():
+def test_evaluation_mode_puts_every_flag_back():
     net = small_cnn(3, width=2)
     net.train()
     net[1].eval()
     flags = [module.training for module in net.modules()]
-    with pytest.raises(RuntimeError, match="inside"), still(net):
+    with pytest.raises(RuntimeError, match="inside"), evaluation_mode(net):
         assert not any(module.training for module in net.modules())
         raise RuntimeError("inside")
     assert [module.training for module in net.modules()] == flags

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -59,3 +60,9 @@ def test_no_or_small_images_are_refused():
     for shape in ((0, 3, 16, 16), (1, 3, 6, 16)):
         with pytest.raises(ValueError, match="at least 7×7 pixels"):
             visibility(Patch.square(2), torch.zeros(shape))
+
+
+def test_without_scikit_image_the_message_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage.metrics", None)
+    with pytest.raises(ImportError, match="pip install scikit-image"):
+        visibility(Patch.square(4), torch.ones(1, 3, 8, 8))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ibau_lite.defenses import DeepInspectConfig, deepinspect
-from ibau_lite.defenses._deepinspect import TriggerGenerator, _slopes
+from ibau_lite.defenses._deepinspect import TriggerGenerator, _trigger_gradients
 
 
 def test_the_generator_starts_small_and_stays_in_range():
@@ -26,7 +26,7 @@ def test_slopes_are_those_of_the_loss_whatever_the_chunk(chunk, model, clean):
     config = DeepInspectConfig(gan=0.3, size=0.05, free=2.0, chunk=chunk)
     images, labels = clean.images[:6].double(), clean.labels[:6]
     deltas = 0.2 * torch.randn(4, 3, 8, 8, dtype=torch.float64)
-    slopes, fakes = _slopes(model, judge, images, labels, deltas, config)
+    slopes, fakes = _trigger_gradients(model, judge, images, labels, deltas, config)
     for t in range(4):
         delta = deltas[t].clone().requires_grad_()
         stamped = (images + delta).clamp(0, 1)
