@@ -8,6 +8,8 @@ B = ∇²₂₁ inner [p × d] and g = ∇₁ outer [d], at an interior stationa
 
 With an active constraint A - λI on the tangent space takes the place of A (see `ibau_lite.sets`).
 Every derivative is one of `torch.func`; `ibau_lite.speed` has the same second derivatives sooner.
+Attention takes the kernel that can be differentiated twice, and an operation that cannot, as
+hardsigmoid, is a ValueError that names it.
 
 ======================== ==========================================================================
 `hypergradient`          direct and indirect term of ∇ψ, by K products with A
@@ -34,9 +36,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, jacrev, jvp, vjp
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ibau_lite._kinds import checking
+from ibau_lite.second_derivatives import refuse_once_differentiable, twice_differentiable
 from ibau_lite.sets import INTERIOR, Constraint
 from ibau_lite.solvers import MatVec, Ritz, Solution, lanczos
 
@@ -92,6 +94,7 @@ class SecondDerivatives:
     (tensor([3., 4.]), {'w': tensor([1., 2.])})
     """
 
+    @twice_differentiable()
     def __init__(
         self,
         function: Objective,
@@ -111,11 +114,13 @@ class SecondDerivatives:
         self._mixed = vjp(lambda t: grad(f)(delta, t), theta)[1]
         self.theta_gradient = grad(f, argnums=1)(delta, theta) if theta_gradient else {}
 
+    @twice_differentiable()
     def hessian(self, v: Tensor) -> Tensor:
         """A v: shape of δ to shape of δ."""
         image: Tensor = self._hessian(v)[0]
         return image
 
+    @twice_differentiable()
     def mixed(self, v: Tensor) -> Parameters:
         """B v: shape of δ to a dict like θ."""
         slopes: Parameters = self._mixed(v)[0]
@@ -124,6 +129,22 @@ class SecondDerivatives:
     def last(self, v: Tensor, *, hessian: bool) -> tuple[Tensor | None, Parameters]:
         """(A v or None, B v), where no product will be asked for any more."""
         return self.hessian(v) if hessian else None, self.mixed(v)
+
+    @staticmethod
+    def first(
+        function: Objective, delta: Tensor, theta: Parameters
+    ) -> tuple[Tensor, Tensor, Parameters]:
+        """(f, ∇₁ f, ∇₂ f) of the outer function."""
+        f = _scalar(function, "outer")
+        (g, direct), value = grad_and_value(f, argnums=(0, 1))(delta, theta)
+        return value, g, direct
+
+    @staticmethod
+    def direct(function: Objective, delta: Tensor, theta: Parameters) -> tuple[Tensor, Parameters]:
+        """(f, ∇₂ f) of the outer function."""
+        f = _scalar(function, "outer", constant=True)
+        slopes, value = grad_and_value(f, argnums=1)(delta, theta)
+        return value, slopes
 
 
 class ImplicitSystem:
@@ -272,7 +293,7 @@ def hypergradient(
     """
     _sign(sense)
     if solver is None:
-        return _naive(outer, inner, delta, theta)
+        return _naive(outer, inner, delta, theta, derivatives)
     shared = outer is inner
     system = ImplicitSystem(
         inner, delta, theta, sense=sense, constraint=constraint, hessian=hessian,
@@ -281,7 +302,7 @@ def hypergradient(
     if shared:
         value, g, direct = system.inner.value, system.inner.gradient, system.inner.theta_gradient
     else:
-        value, g, direct = _gradients(outer, delta, theta)
+        value, g, direct = derivatives.first(outer, *_point(delta, theta))
     solution = system.solve(solver, g)
     assert isinstance(solution.x, Tensor)
     indirect, residual = system.pull(g, solution.x, compute_residual=compute_residual)
@@ -290,21 +311,25 @@ def hypergradient(
 
 
 def _naive(
-    outer: Objective, inner: Objective, delta: Tensor, theta: Mapping[str, Tensor]
+    outer: Objective,
+    inner: Objective,
+    delta: Tensor,
+    theta: Mapping[str, Tensor],
+    derivatives: type[SecondDerivatives],
 ) -> Hypergradient:
     """∇₂ outer alone: δ is a constant."""
     delta, theta = _point(delta, theta)
-    f = _scalar(outer, "outer", constant=True)
-    direct, value = grad_and_value(f, argnums=1)(delta, theta)
+    value, direct = derivatives.direct(outer, delta, theta)
     if checking() and not any(bool(slope.any()) for slope in direct.values()):
         # Fine for an outer function of δ alone, if the inner one knows θ.
         try:
-            _check_reach(f, delta, theta, "outer")
+            _check_reach(_scalar(outer, "outer", constant=True), delta, theta, "outer")
         except ValueError:
             _check_reach(_scalar(inner, "inner", constant=True), delta, theta, "inner")
     return Hypergradient(direct, None, direct, value, delta)
 
 
+@twice_differentiable()
 def unrolled_hypergradient(
     outer: Objective,
     step: Callable[[Tensor, Parameters], Tensor],
@@ -348,7 +373,7 @@ def unrolled_hypergradient(
     path = (lambda d, t: iterate(d, t, kept)) if kept else outer
     _check_reach(path, delta, theta, "step" if kept else "outer")
     last, pull = vjp(lambda t: iterate(delta, t, kept), theta)[:2]
-    value, g, direct = _gradients(outer, last, theta)
+    value, g, direct = SecondDerivatives.first(outer, last, theta)
     indirect = pull(g)[0]
     total = {name: direct[name] + indirect[name] for name in direct}
     return Hypergradient(direct, indirect, total, value, last)
@@ -374,6 +399,7 @@ def ascent_step(
     return step
 
 
+@twice_differentiable()
 def response_jacobian(
     inner: Objective,
     delta: Tensor,
@@ -452,6 +478,7 @@ def response_vjp(
     return system.pull(cotangent, solution.x, compute_residual=False)[0], solution
 
 
+@twice_differentiable()
 def response_jvp(
     inner: Objective,
     delta: Tensor,
@@ -507,6 +534,7 @@ def inverse_hvp(
     return dataclasses.replace(solution, x=-system.sign * system.tangent.project(solution.x))
 
 
+@twice_differentiable()
 def gauss_newton(
     outputs: Objective,
     loss: Callable[[Tensor], Tensor],
@@ -527,8 +555,7 @@ def gauss_newton(
     delta, theta = _point(delta, theta)
 
     def of_delta(d: Tensor) -> Tensor:
-        with sdpa_kernel(SDPBackend.MATH):
-            z = outputs(d, theta)
+        z = outputs(d, theta)
         if not isinstance(z, Tensor) or not z.requires_grad:
             raise ValueError("outputs(delta, theta) must be a tensor that depends on delta")
         return z
@@ -536,6 +563,7 @@ def gauss_newton(
     z, pull = vjp(of_delta, delta)[:2]
     curve = vjp(lambda u: grad(_scalar(lambda a, _: loss(a), "loss(outputs)"))(u, theta), z)[1]
 
+    @twice_differentiable()
     def product(v: Tensor) -> Tensor:
         pushed = jvp(lambda d: outputs(d, theta), (delta,), (v,))[1]
         image: Tensor = pull(curve(pushed)[0])[0]
@@ -630,16 +658,6 @@ def spectrum(
     )
 
 
-def _gradients(
-    outer: Objective, delta: Tensor, theta: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor, Parameters]:
-    """outer, ∇₁ outer and ∇₂ outer."""
-    (g, direct), value = grad_and_value(_scalar(outer, "outer"), argnums=(0, 1))(
-        *_point(delta, theta)
-    )
-    return value, g, direct
-
-
 def _sign(sense: Sense) -> float:
     """s with f = s · inner the function that δ maximises."""
     if sense not in ("max", "min"):
@@ -670,7 +688,7 @@ def _scalar(function: Objective, name: str, *, constant: bool = False) -> Object
     """
 
     def scalar(delta: Tensor, theta: Parameters) -> Tensor:
-        with sdpa_kernel(SDPBackend.MATH):
+        with twice_differentiable():
             value = function(delta, theta)
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -689,10 +707,15 @@ def _scalar(function: Objective, name: str, *, constant: bool = False) -> Object
 def _check_reach(
     function: Callable[[Tensor, Parameters], Tensor], delta: Tensor, theta: Parameters, name: str
 ) -> None:
-    """Evaluate the function and raise ValueError where it does not reach θ."""
+    """Evaluate the function, and raise ValueError where it does not reach θ or, but for the outer
+    function, cannot be differentiated twice."""
     with torch.enable_grad():
+        point = delta.detach().requires_grad_(True)
         leaves = {key: p.detach().requires_grad_(True) for key, p in theta.items()}
-        _check_reached(function(delta.detach(), leaves), leaves, name)
+        value = function(point, leaves)
+    if name != "outer":
+        refuse_once_differentiable(value)
+    _check_reached(value, leaves, name)
 
 
 def _check_reached(value: Tensor, theta: Parameters, name: str) -> None:

@@ -15,6 +15,7 @@ from ibau_lite.hypergrad import (
     _point,
     _scalar,
 )
+from ibau_lite.second_derivatives import refuse_once_differentiable, twice_differentiable
 
 __all__ = ["DoubleBackward"]
 
@@ -30,6 +31,7 @@ class DoubleBackward(SecondDerivatives):
     one pass. The numbers are the same to rounding. Errors are the same.
     """
 
+    @twice_differentiable()
     def __init__(
         self,
         function: Objective,
@@ -44,6 +46,7 @@ class DoubleBackward(SecondDerivatives):
         inputs = [self._delta, *self._theta.values()] if theta_gradient else [self._delta]
         with torch.enable_grad():
             value = _scalar(function, "inner")(self._delta, self._theta)
+            refuse_once_differentiable(value)
             first, *slopes = torch.autograd.grad(
                 value, inputs, create_graph=True, materialize_grads=True
             )
@@ -68,6 +71,21 @@ class DoubleBackward(SecondDerivatives):
         image = found[0] if hessian else None
         return image, dict(zip(self._theta, found[len(asked) :], strict=True))
 
+    @staticmethod
+    def first(
+        function: Objective, delta: Tensor, theta: Parameters
+    ) -> tuple[Tensor, Tensor, Parameters]:
+        """(f, ∇₁ f, ∇₂ f) of the outer function, in one backward pass."""
+        value, (g, *slopes) = _slopes(function, delta, theta, [delta, *theta.values()])
+        return value, g, dict(zip(theta, slopes, strict=True))
+
+    @staticmethod
+    def direct(function: Objective, delta: Tensor, theta: Parameters) -> tuple[Tensor, Parameters]:
+        """(f, ∇₂ f) of the outer function."""
+        value, slopes = _slopes(function, delta, theta, [*theta.values()])
+        return value, dict(zip(theta, slopes, strict=True))
+
+    @twice_differentiable()
     def _pull(self, inputs: list[Tensor], v: Tensor, *, keep: bool = True) -> tuple[Tensor, ...]:
         """(∂∇₁f/∂input)ᵀ v for every input, zeros where there is no dependence."""
         if not self._first.requires_grad:
@@ -75,3 +93,16 @@ class DoubleBackward(SecondDerivatives):
         return torch.autograd.grad(
             self._first, inputs, v, retain_graph=keep, materialize_grads=True
         )
+
+
+def _slopes(
+    function: Objective, delta: Tensor, theta: Parameters, inputs: list[Tensor]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """(f, its derivatives in `inputs`), which are δ and entries of θ, or entries of θ."""
+    for each in inputs:
+        each.requires_grad_(True)
+    with torch.enable_grad():
+        value = _scalar(function, "outer", constant=True)(delta, theta)
+    if not value.requires_grad:
+        return value, tuple(torch.zeros_like(each) for each in inputs)
+    return value.detach(), torch.autograd.grad(value, inputs, materialize_grads=True)
