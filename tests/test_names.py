@@ -7,9 +7,6 @@ import pkgutil
 
 import ibau_lite
 
-# Their files move with the algorithm itself.
-LEFT = {"ibau_lite.defenses.ibau", "ibau_lite.defenses.naive"}
-
 
 def test_no_public_name_hides_the_file_that_defines_it() -> None:
     rooms = [name for _, name, folder in pkgutil.iter_modules(ibau_lite.__path__) if folder]
@@ -19,4 +16,4 @@ def test_no_public_name_hides_the_file_that_defines_it() -> None:
         module = importlib.import_module(f"ibau_lite.{room}")
         files = {name for _, name, _ in pkgutil.iter_modules(module.__path__)}
         hidden |= {f"{module.__name__}.{name}" for name in files & set(module.__all__)}
-    assert hidden == LEFT
+    assert not hidden

@@ -58,7 +58,7 @@ CONTENDERS: dict[str, tuple[str, str | None]] = {
 def unlearning(data: str) -> IBAU:
     """I-BAU's settings for a data set of photographs: `IBAU.distilled`.
 
-    For GTSRB without the anchor and without going back, since the clean images teach its networks
+    For GTSRB without distillation and interpolation, since the clean images teach its networks
     something; with 15 % stamped, with 20 images for each of its 43 classes when the aim is sought,
     and without the scouts' own δ.
     """
