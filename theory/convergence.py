@@ -103,8 +103,8 @@ class Constants:
         r"""Theorem 1 from what a program sees: ‖e‖ ≤ ‖∇₁H(δ̃)‖/μ_H, ε ≤ ‖residual‖/μ_H.
 
         `inner_gradient` is ‖∇₁H(δ̃, θ)‖, `residual` is ‖g − A v_K‖ (absolute, undamped: with
-        `compute_residual` that is `Hypergradient.residual` times ‖g‖). Raises `ValueError` for a negative
-        one.
+        `compute_residual` that is `Hypergradient.residual` times ‖g‖). Raises `ValueError` for a
+        negative one.
         """
         _check_sizes(inner_gradient=inner_gradient, residual=residual)
         return self.bound(inner_gradient / self.mu_H, residual / self.mu_H)
