@@ -25,7 +25,7 @@ from ibau_lite.attacks.drawings import seal
 from ibau_lite.attacks.neurons import Neurons, most_connected
 from ibau_lite.attacks.pattern import Pattern
 from ibau_lite.attacks.triggers import check_images
-from ibau_lite._modes import evaluation_mode
+from ibau_lite.modes import evaluation_mode
 from ibau_lite.sets import L2Ball
 from ibau_lite.streams import stream
 
@@ -404,10 +404,6 @@ def _check(images: Tensor, **settings: float) -> None:
     _sides(images)
     if not len(images):
         raise ValueError("images: at least one is expected, got none")
-    _check_settings(settings)
-
-
-def _check_settings(settings: dict[str, Any]) -> None:
     for name, value in settings.items():
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{name}: a positive number is expected, got {value!r}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ibau_lite.data import LabelledImages
-from ibau_lite._kinds import check_kinds
+from ibau_lite.kinds import check_kinds, check_ranges
 from ibau_lite.metrics import predict
 
 __all__ = ["EarlyStopping", "EarlyStoppingMonitor"]
@@ -34,12 +34,7 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out is a fraction in (0, 1), got {self.held_out}")
-        if not 0 <= self.drop <= 1:
-            raise ValueError(f"drop is a loss of accuracy in [0, 1], got {self.drop}")
-        if self.patience < 1:
-            raise ValueError(f"patience is a number of rounds >= 1, got {self.patience}")
+        check_ranges(self, held_out="(0, 1)", drop="[0, 1]", patience="[1, ∞)")
 
 
 class EarlyStoppingMonitor:

@@ -8,7 +8,7 @@ from torch import nn
 
 from ibau_lite.attacks.neurons import most_connected
 from ibau_lite.models import mlp, resnet18, small_cnn, small_vgg
-from ibau_lite._modes import evaluation_mode
+from ibau_lite.modes import evaluation_mode
 
 
 def test_the_strongest_channels_of_a_normalised_convolution():
