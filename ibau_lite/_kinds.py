@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["check_kinds", "checking", "unchecked"]
+__all__ = ["check_kinds", "check_ranges", "checking", "unchecked"]
 
 _checks = ContextVar("checks", default=True)
 
@@ -67,3 +67,25 @@ def check_kinds(settings: Any) -> None:
         if isinstance(value, Real) and not isinstance(value, int | float):
             python = int(value) if isinstance(value, Integral) else float(value)
             object.__setattr__(settings, each.name, python)
+
+
+def check_ranges(settings: Any, **intervals: str) -> None:
+    """Raise `ValueError` for a field outside its interval, which is written as in mathematics.
+
+    Of a tuple every number is checked; None is not. NaN lies in no interval.
+
+    >>> from types import SimpleNamespace
+    >>> check_ranges(SimpleNamespace(lr=0.1, momentum=1.0), lr="(0, ∞)", momentum="[0, 1)")
+    Traceback (most recent call last):
+    ValueError: momentum: a number in [0, 1) is expected, got 1.0
+    """
+    for name, interval in intervals.items():
+        low, high = (float(end) for end in interval[1:-1].replace("∞", "inf").split(","))
+        value = getattr(settings, name)
+        for number in value if isinstance(value, tuple) else () if value is None else (value,):
+            above = number >= low if interval[0] == "[" else number > low
+            below = number <= high if interval[-1] == "]" else number < high
+            if not (above and below):
+                some = "numbers" if isinstance(value, tuple) else "a number"
+                verb = "are" if isinstance(value, tuple) else "is"
+                raise ValueError(f"{name}: {some} in {interval} {verb} expected, got {value!r}")

@@ -13,7 +13,6 @@ Hypergradient*, ICLR 2022. Interpolation: Wortsman et al. 2022 (WiSE-FT).
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ibau_lite._kinds import check_kinds
+from ibau_lite._kinds import check_kinds, check_ranges
 from ibau_lite.data import LabelledImages
 from ibau_lite.door import private_copy
 from ibau_lite.hypergrad import Hypergradient, Solver, hypergradient
@@ -39,7 +38,6 @@ from ibau_lite.training import augment, shuffled_positions
 
 __all__ = ["IBAU", "ibau"]
 
-_COUNTS = ("inner_images", "outer_images", "implicit_images")  # None: all there are
 _ADVICE = "lower lr, raise the solver's damping, or drop the indirect term (solver=None)"
 _WORTH_RECORDING = 10  # batches of one δ: recording takes four runs of a step
 
@@ -102,35 +100,17 @@ class IBAU:
         if not hasattr(self.ball, "project"):
             raise TypeError(f"ball is a set, as L2Ball(4.0), got {self.ball!r}")
         check_kinds(self)
-        if self.rounds < 1 or self.batch_size < 1 or not 0 < self.lr < math.inf:
-            raise ValueError(
-                f"rounds, batch_size and lr must be positive and finite, "
-                f"got {self.rounds}, {self.batch_size}, {self.lr}"
-            )
+        check_ranges(
+            self,
+            rounds="[1, ∞)", batch_size="[1, ∞)", lr="(0, ∞)", penalty="[0, ∞)", shift="[0, ∞)",
+            inner_images="[1, ∞)", outer_images="[1, ∞)", implicit_images="[1, ∞)",
+            stamped="(0, 1]", distillation_weight="[0, 1]", interpolation="[0, 1)",
+            max_indirect_ratio="(0, ∞]",
+        )  # fmt: skip
         if not callable(self.inner) or not (self.solver is None or callable(self.solver)):
             raise TypeError(
                 "inner is a function, solver one or None, "
                 f"got inner = {self.inner!r}, solver = {self.solver!r}"
-            )
-        for name in _COUNTS:
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise ValueError(f"{name} must be at least 1 or None, got {count}")
-        if not (self.penalty >= 0 and math.isfinite(self.penalty)):
-            raise ValueError(f"penalty must be finite and at least 0, got {self.penalty!r}")
-        if self.shift < 0:
-            raise ValueError(f"shift is a number of pixels >= 0, got {self.shift}")
-        if not 0 < self.stamped <= 1:
-            raise ValueError(f"stamped is a fraction in (0, 1], got {self.stamped}")
-        if not 0 <= self.distillation_weight <= 1:
-            raise ValueError(
-                f"distillation_weight is a weight in [0, 1], got {self.distillation_weight}"
-            )
-        if not 0 <= self.interpolation < 1:
-            raise ValueError(f"interpolation is a fraction in [0, 1), got {self.interpolation}")
-        if self.max_indirect_ratio is not None and not self.max_indirect_ratio > 0:
-            raise ValueError(
-                f"max_indirect_ratio is a ratio above 0, or None, got {self.max_indirect_ratio}"
             )
         if self.inner_labels not in ("true", "predicted"):
             raise ValueError(

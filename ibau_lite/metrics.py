@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,13 +23,11 @@ __all__ = [
     "AttackLike",
     "Report",
     "Spread",
-    "Summary",
     "accuracy",
     "attack_success_rate",
     "evaluate",
     "predict",
     "spread",
-    "summarise",
 ]
 
 
@@ -76,17 +74,6 @@ class Spread:
     def __str__(self) -> str:
         around = "" if self.std is None else f" ± {100 * self.std:.1f}"
         return f"{100 * self.mean:.1f}{around} %"
-
-
-@dataclass(frozen=True)
-class Summary:
-    """`Report`s over several seeds: the spread of the accuracy and of the attack success rate."""
-
-    accuracy: Spread
-    attack_success_rate: Spread
-
-    def __str__(self) -> str:
-        return f"ACC {self.accuracy}   ASR {self.attack_success_rate}   (n = {self.accuracy.n})"
 
 
 def predict(model: nn.Module, images: Tensor, *, batch_size: int = 1000) -> Tensor:
@@ -192,18 +179,6 @@ def spread(values: Iterable[float]) -> Spread:
         raise ValueError(f"values: at least one finite number is expected, got {values}")
     std = statistics.stdev(values) if len(values) > 1 else None
     return Spread(statistics.fmean(values), std, len(values))
-
-
-def summarise(reports: Sequence[Report]) -> Summary:
-    """Mean ± standard deviation over the reports of several seeds. Raises `ValueError` for none.
-
-    >>> print(summarise([Report(0.9, 0.05, 100, 90), Report(0.8, 0.15, 100, 90)]))
-    ACC 85.0 ± 7.1 %   ASR 10.0 ± 7.1 %   (n = 2)
-    """
-    return Summary(
-        accuracy=spread(report.accuracy for report in reports),
-        attack_success_rate=spread(report.attack_success_rate for report in reports),
-    )
 
 
 def _check(labelled: LabelledImages) -> None:

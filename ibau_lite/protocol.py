@@ -83,22 +83,6 @@ class Defense(Protocol):
     ) -> DefenseResult: ...
 
 
-class _Decorated(Protocol):
-    """A `Defense` that hands further options to its algorithm, as `dp` does with `train`."""
-
-    def __call__(
-        self,
-        model: nn.Module,
-        clean: LabelledImages,
-        *,
-        config: Any = None,
-        seed: int = 0,
-        progress: bool = False,
-        evaluator: Evaluator | None = None,
-        **options: Any,
-    ) -> DefenseResult: ...
-
-
 class Run:
     """One call of a defence: its seed, its clock and its evaluator."""
 
@@ -157,7 +141,7 @@ class Run:
 
 def defense(
     kind: type[Any], *, name: str | None = None
-) -> Callable[[Callable[..., Outcome]], _Decorated]:
+) -> Callable[[Callable[..., Outcome]], Callable[..., DefenseResult]]:
     """Make a `Defense` of an algorithm: the decorator does what all of them have in common.
 
     The algorithm is a function `(model, clean, config, run)` that returns (model, history,
@@ -186,7 +170,7 @@ def defense(
     [{'round': 1}]
     """
 
-    def decorate(algorithm: Callable[..., Outcome]) -> _Decorated:
+    def decorate(algorithm: Callable[..., Outcome]) -> Callable[..., DefenseResult]:
         def defended(
             model: nn.Module,
             clean: LabelledImages,

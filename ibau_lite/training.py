@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ibau_lite._kinds import check_kinds
+from ibau_lite._kinds import check_kinds, check_ranges
 from ibau_lite._modes import evaluation_mode, usual_settings
 from ibau_lite.data import LabelledImages
 from ibau_lite.files import replacing
@@ -96,19 +96,10 @@ class Recipe:
             raise ValueError(
                 f"precision must be 'auto', 'float32' or 'bfloat16', got {self.precision!r}"
             )
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(
-                f"epochs and batch_size must be at least 1, got {self.epochs}, {self.batch_size}"
-            )
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive, got {self.lr}")
-        if not 0.0 < self.warmup < 1.0:
-            raise ValueError(f"warmup is a fraction of the steps in (0, 1), got {self.warmup}")
-        for name in ("momentum", "label_smoothing"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.shift < 0:
-            raise ValueError(f"shift is a number of pixels >= 0, got {self.shift}")
+        check_ranges(
+            self, epochs="[1, ∞)", batch_size="[1, ∞)", lr="(0, ∞)", warmup="(0, 1)",
+            momentum="[0, 1)", label_smoothing="[0, 1)", shift="[0, ∞)",
+        )  # fmt: skip
 
 
 def augment(images: Tensor, generator: torch.Generator, *, flip: bool, shift: int) -> Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from ibau_lite._kinds import check_kinds
+from ibau_lite._kinds import check_kinds, check_ranges
 from ibau_lite.attacks import Blend
 from ibau_lite.defenses import (
     IBAU,
@@ -86,3 +88,29 @@ def test_what_does_not_is_named(field: str, value: object, says: str) -> None:
 def test_settings_of_the_library_are_looked_at(build, says: str) -> None:
     with pytest.raises(TypeError, match=says):
         build()
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "inside"),
+    [
+        (0, "[0, 1)", True),
+        (1, "[0, 1)", False),
+        (0, "(0, 1]", False),
+        (1, "(0, 1]", True),
+        (1e300, "(0, ∞)", True),
+        (math.inf, "(0, ∞)", False),
+        (math.nan, "[0, ∞)", False),
+        (None, "[1, ∞)", True),
+        ((0.5, 1.0), "(0, 1]", True),
+        ((0.5, 1.5), "(0, 1]", False),
+    ],
+)
+def test_a_field_lies_in_its_interval_or_is_refused(value, interval: str, inside: bool) -> None:
+    settings = SimpleNamespace(rate=value)
+    if inside:
+        check_ranges(settings, rate=interval)
+    else:
+        with pytest.raises(
+            ValueError, match=f"rate: .*{re.escape(interval)}.*{re.escape(str(value))}"
+        ):
+            check_ranges(settings, rate=interval)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ibau_lite._kinds import check_kinds
+from ibau_lite._kinds import check_kinds, check_ranges
 from ibau_lite.attacks.drawings import owl
 from ibau_lite.attacks.poisoning import AllToOne, Attack
 from ibau_lite.attacks.triggers import check_images
@@ -32,8 +32,7 @@ class Blend:
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        if not 0 < self.alpha < 1:
-            raise ValueError(f"alpha: a number between 0 and 1 is expected, got {self.alpha!r}")
+        check_ranges(self, alpha="(0, 1)")
 
     def __call__(self, images: Tensor) -> Tensor:
         """Stamp a batch: [N, C, H, W] in [0, 1] -> a new tensor of the same shape.

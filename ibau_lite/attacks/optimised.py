@@ -404,10 +404,6 @@ def _check(images: Tensor, **settings: float) -> None:
     _sides(images)
     if not len(images):
         raise ValueError("images: at least one is expected, got none")
-    _check_settings(settings)
-
-
-def _check_settings(settings: dict[str, Any]) -> None:
     for name, value in settings.items():
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{name}: a positive number is expected, got {value!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -290,19 +289,17 @@ class Attack:
         >>> badnets(0).poisoned_test_set(tiny_images(8)).labels.tolist()
         [0, 0, 0, 0, 0, 0]
         """
-        views = list(self.poisoned_test_sets(labelled).values())
-        if len(views) == 1:
-            return views[0]
+        sets = list(self.poisoned_test_sets(labelled).values())
+        if len(sets) == 1:
+            return sets[0]
         return LabelledImages(
-            torch.cat([view.images for view in views]), torch.cat([view.labels for view in views])
+            torch.cat([each.images for each in sets]), torch.cat([each.labels for each in sets])
         )
 
     def poisoned_test_sets(self, labelled: LabelledImages) -> dict[int, LabelledImages]:
         """The `poisoned_test_set` of each pair on its own, by its position in `pairs`."""
-        return dict(enumerate(self._views(labelled)))
-
-    def _views(self, labelled: LabelledImages) -> Iterator[LabelledImages]:
-        for trigger, rule in self.pairs:
+        sets = {}
+        for number, (trigger, rule) in enumerate(self.pairs):
             attacked = rule(labelled.labels)
             changed = attacked != labelled.labels
             if not changed.any():
@@ -310,7 +307,8 @@ class Attack:
                     f"labelled: at least one image whose label “{rule}” changes is expected, "
                     f"got {len(labelled)} images and none such; ASR is not defined on them"
                 )
-            yield LabelledImages(trigger(labelled.images[changed]), attacked[changed])
+            sets[number] = LabelledImages(trigger(labelled.images[changed]), attacked[changed])
+        return sets
 
     def _counts(self, total: int, rate: float) -> list[int]:
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ibau_lite._kinds import check_kinds
+from ibau_lite._kinds import check_kinds, check_ranges
 from ibau_lite.attacks.poisoning import Attack, CleanLabel
 from ibau_lite.attacks.triggers import check_images
 
@@ -35,10 +35,7 @@ class Sinusoid:
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        if not 0 < self.amplitude <= 1:
-            raise ValueError(f"amplitude: a number in (0, 1] is expected, got {self.amplitude!r}")
-        if not (self.frequency > 0 and math.isfinite(self.frequency)):
-            raise ValueError(f"frequency: a positive number is expected, got {self.frequency!r}")
+        check_ranges(self, amplitude="(0, 1]", frequency="(0, ∞)")
 
     def __call__(self, images: Tensor) -> Tensor:
         """Stamp a batch: [N, C, H, W] in [0, 1] -> a new tensor of the same shape.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ibau_lite._kinds import check_kinds
+from ibau_lite._kinds import check_kinds, check_ranges
 from ibau_lite.attacks.poisoning import AllToOne, Attack
 from ibau_lite.attacks.triggers import check_images
 from ibau_lite.streams import stream
@@ -47,11 +46,7 @@ class Warp:
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        if not 2 <= self.grid <= 1000 or not 0 < self.strength < math.inf:
-            raise ValueError(
-                "grid of 2 to 1000 and positive strength are expected, "
-                f"got {self.grid!r} and {self.strength!r}"
-            )
+        check_ranges(self, grid="[2, 1000]", strength="(0, ∞)")
 
     def __call__(self, images: Tensor) -> Tensor:
         """Stamp a batch: [N, C, H, W] in [0, 1] -> a new tensor of the same shape.

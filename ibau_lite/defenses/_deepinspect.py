@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ibau_lite._kinds import check_ranges
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses.detection import ClassTriggers, DetectionConfig, detect_and_unlearn
 from ibau_lite.defenses.outliers import left_anomaly_index
@@ -61,16 +62,11 @@ class DeepInspectConfig(DetectionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "search_batch", "noise", "width", "checked", "chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.search_lr > 0:
-            raise ValueError(f"search_lr must be positive, got {self.search_lr}")
-        for name in ("gan", "size", "free"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if not 0 < self.success <= 1:
-            raise ValueError(f"success is a fraction in (0, 1], got {self.success}")
+        counts = ("steps", "search_batch", "noise", "width", "checked", "chunk")
+        check_ranges(
+            self, **dict.fromkeys(counts, "[1, ∞)"), search_lr="(0, ∞)", gan="[0, ∞)",
+            size="[0, ∞)", free="[0, ∞)", success="(0, 1]",
+        )  # fmt: skip
 
 
 @defense(DeepInspectConfig, name="DeepInspect")

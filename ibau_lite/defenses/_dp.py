@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ibau_lite._kinds import check_kinds
+from ibau_lite._kinds import check_kinds, check_ranges
 from ibau_lite.data import LabelledImages
 from ibau_lite.logits import checked, read
 from ibau_lite.protocol import Outcome, Run, check_finite, defense
@@ -61,17 +61,10 @@ class DPConfig:
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        if min(self.epochs, self.batch_size, self.chunk) < 1 or not self.lr > 0:
-            raise ValueError(f"epochs, batch_size, chunk and lr must be positive, got {self}")
-        if self.shift < 0:
-            raise ValueError(f"shift is a number of pixels >= 0, got {self.shift}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
-        if not (self.noise > 0 and self.clip > 0) or not 0 < self.delta < 1:
-            raise ValueError(
-                "noise and clip above 0 and delta in (0, 1) are expected, "
-                f"got {self.noise}, {self.clip}, {self.delta}; for none of it private=False"
-            )
+        check_ranges(
+            self, epochs="[1, ∞)", batch_size="[1, ∞)", chunk="[1, ∞)", lr="(0, ∞)",
+            momentum="[0, 1)", noise="(0, ∞)", clip="(0, ∞)", delta="(0, 1)", shift="[0, ∞)",
+        )  # fmt: skip
 
 
 @defense(DPConfig)

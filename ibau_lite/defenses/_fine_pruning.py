@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ibau_lite._kinds import check_ranges
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses.epochs import AdamSteps, EpochsConfig, run_epochs
 from ibau_lite.defenses.layers import (
@@ -28,6 +29,7 @@ from ibau_lite.defenses.layers import (
     layer_outputs,
     norm_after,
 )
+from ibau_lite.metrics import accuracy
 from ibau_lite.protocol import Outcome, Run, defense, hold_out
 from ibau_lite.speed import fold_batchnorm
 
@@ -50,11 +52,7 @@ class FinePruningConfig(EpochsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.tolerance < 1:
-            raise ValueError(f"tolerance is a fall in accuracy in [0, 1), got {self.tolerance}")
-        for name in ("step", "validation"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} is a fraction in (0, 1), got {getattr(self, name)}")
+        check_ranges(self, tolerance="[0, 1)", step="(0, 1)", validation="(0, 1)")
 
 
 @defense(FinePruningConfig)
@@ -132,12 +130,12 @@ def _prune(
     """Prune step by step until the accuracy falls too far, then put the last step back."""
     order = activation.argsort(stable=True).tolist()
     size = max(1, int(config.step * len(order)))
-    before = _accuracy(model, held_out)
+    before = accuracy(model, held_out)
     curve, pruned = [(0, before)], 0
     for count in tqdm(range(size, len(order), size), disable=not progress, desc="pruning"):
         saved = [p.detach().clone() for p in _parameters(model, parts)]
         _zero(model, parts, order[:count])
-        curve.append((count, _accuracy(model, held_out)))
+        curve.append((count, accuracy(model, held_out)))
         if curve[-1][1] < before - config.tolerance:
             with torch.no_grad():
                 for parameter, value in zip(_parameters(model, parts), saved, strict=True):
@@ -145,16 +143,6 @@ def _prune(
             break
         pruned = count
     return sorted(order[:pruned]), curve
-
-
-def _accuracy(model: nn.Module, held_out: LabelledImages) -> float:
-    """As `metrics.accuracy`, for a model of any dtype."""
-    dtype, right = next(model.parameters()).dtype, 0
-    with torch.no_grad():
-        for start in range(0, len(held_out), 500):
-            part = held_out[start : start + 500]
-            right += int((model(part.images.to(dtype)).argmax(1) == part.labels).sum())
-    return right / len(held_out)
 
 
 def _parameters(model: nn.Module, parts: tuple[str, ...]) -> Iterator[nn.Parameter]:

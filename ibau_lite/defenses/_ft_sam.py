@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ibau_lite._kinds import check_ranges
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses.epochs import EpochsConfig, run_epochs
 from ibau_lite.defenses.layers import batch_norm_training
@@ -49,14 +50,10 @@ class FTSAMConfig(EpochsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("momentum", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if not (self.radius > 0 and self.weight_decay >= 0):
-            raise ValueError(
-                "radius above 0 and weight_decay of at least 0 are expected, "
-                f"got {self.radius} and {self.weight_decay}"
-            )
+        check_ranges(
+            self, momentum="[0, 1)", label_smoothing="[0, 1)", radius="(0, ∞)",
+            weight_decay="[0, ∞)",
+        )  # fmt: skip
 
 
 @defense(FTSAMConfig)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibau_lite._kinds import check_ranges
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses._fine_tuning import FineTuningConfig, fine_tuning
 from ibau_lite.defenses.epochs import EpochsConfig, run_epochs
@@ -51,13 +52,9 @@ class NADConfig(EpochsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.momentum < 1 or not self.weight_decay >= 0:
-            raise ValueError(
-                "momentum in [0, 1) and weight_decay of at least 0 are expected, "
-                f"got {self.momentum} and {self.weight_decay}"
-            )
-        if not self.betas or not all(beta >= 0 for beta in self.betas):
-            raise ValueError(f"betas: at least one number, none below 0, got {self.betas}")
+        check_ranges(self, momentum="[0, 1)", weight_decay="[0, ∞)", betas="[0, ∞)")
+        if not self.betas:
+            raise ValueError("betas: at least one number is expected, got none")
         if self.layers is not None and len(self.layers) != len(self.betas):
             raise ValueError(
                 f"layers: one for each of the {len(self.betas)} betas, got {self.layers}"

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibau_lite._kinds import check_ranges
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses.epochs import AdamSteps, EpochsConfig, run_epochs
 from ibau_lite.protocol import Outcome, Run, defense
@@ -54,18 +55,13 @@ class SAUConfig(EpochsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.radius > 0 and self.step > 0) or self.steps < 1:
-            raise ValueError(
-                "radius, step and steps must be positive, "
-                f"got {self.radius}, {self.step}, {self.steps}"
-            )
+        check_ranges(
+            self, radius="(0, ∞)", step="(0, ∞)", steps="[1, ∞)", betas="[0, ∞)",
+            weights="[0, ∞)",
+        )  # fmt: skip
         if len(self.betas) != 2 or len(self.weights) != 3:
             raise ValueError(
                 f"betas are two and weights three, got {self.betas} and {self.weights}"
-            )
-        if not all(value >= 0 for value in (*self.betas, *self.weights)):
-            raise ValueError(
-                f"betas and weights must be at least 0, got {self.betas} and {self.weights}"
             )
 
 

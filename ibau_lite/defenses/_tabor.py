@@ -19,6 +19,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibau_lite._kinds import check_ranges
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses._neural_cleanse import invert_all
 from ibau_lite.defenses.detection import DetectionConfig, detect_and_unlearn
@@ -56,10 +57,9 @@ class TaborConfig(DetectionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.weights) != 6 or not all(weight >= 0 for weight in self.weights):
-            raise ValueError(f"weights: six numbers of at least 0, got {self.weights}")
-        if not self.pixel_range > 0:
-            raise ValueError(f"pixel_range must be positive, got {self.pixel_range}")
+        check_ranges(self, weights="[0, ∞)", pixel_range="(0, ∞)")
+        if len(self.weights) != 6:
+            raise ValueError(f"weights: six numbers are expected, got {self.weights}")
 
 
 @defense(TaborConfig, name="TABOR")

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibau_lite._kinds import check_ranges
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses.epochs import AdamSteps, EpochsConfig, run_epochs
 from ibau_lite.defenses.outliers import small_outliers
@@ -40,10 +41,7 @@ class DetectionConfig(EpochsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.threshold > 0:
-            raise ValueError(f"threshold is a number of deviations above 0, got {self.threshold}")
-        if not 0 < self.stamped <= 1:
-            raise ValueError(f"stamped is a fraction in (0, 1], got {self.stamped}")
+        check_ranges(self, threshold="(0, ∞)", stamped="(0, 1]")
         if self.targets is not None and not self.targets:
             raise ValueError("targets: at least one class, or None for the flagged ones")
 

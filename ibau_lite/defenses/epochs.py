@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ibau_lite._kinds import check_kinds
+from ibau_lite._kinds import check_kinds, check_ranges
 from ibau_lite.data import LabelledImages
 from ibau_lite.protocol import Run, check_finite
 from ibau_lite.training import augment, check_total, shuffled_positions
@@ -40,16 +40,12 @@ class EpochsConfig:
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        if self.epochs < 1 or self.batch_size < 1 or not self.lr > 0:
-            raise ValueError(f"epochs, batch_size and lr must be positive, got {self}")
+        check_ranges(
+            self, epochs="[1, ∞)", epoch_images="[1, ∞)", batch_size="[1, ∞)", lr="(0, ∞)",
+            shift="[0, ∞)",
+        )  # fmt: skip
         if self.epoch_images is not None:
-            if self.epoch_images < 1:
-                raise ValueError(
-                    f"epoch_images must be at least 1 or None, got {self.epoch_images}"
-                )
             check_total(self.epoch_images, "epoch_images")
-        if self.shift < 0:
-            raise ValueError(f"shift is a number of pixels >= 0, got {self.shift}")
 
     def images_per_epoch(self, count: int) -> int:
         """The number of images of one epoch over a clean set of `count`."""

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ibau_lite._kinds import check_kinds
+from ibau_lite._kinds import check_kinds, check_ranges
 from ibau_lite._modes import usual_settings
 from ibau_lite.data import LabelledImages
 from ibau_lite.logits import check_logits, check_reads_alone, read
@@ -124,17 +124,11 @@ class Inversion:
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        for name in ("steps", "batch_size", "patience", "checked", "chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not (self.lr > 0 and self.cost > 0):
-            raise ValueError(f"lr and cost must be positive, got {self.lr} and {self.cost}")
-        if not 0 < self.success <= 1:
-            raise ValueError(f"success is a fraction in (0, 1], got {self.success}")
-        if not (self.up > 1 and self.down > 1):
-            raise ValueError(f"up and down must be above 1, got {self.up} and {self.down}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must be in [0, 1), got {self.betas}")
+        counts = ("steps", "batch_size", "patience", "checked", "chunk")
+        check_ranges(
+            self, **dict.fromkeys(counts, "[1, ∞)"), lr="(0, ∞)", cost="(0, ∞)",
+            success="(0, 1]", up="(1, ∞)", down="(1, ∞)", betas="[0, 1)",
+        )  # fmt: skip
 
     @usual_settings()
     def __call__(

@@ -28,8 +28,8 @@ def confusion_matrices(labels: Tensor, predictions: Mapping[str, Tensor], classe
     """
     if not predictions:
         raise ValueError("nothing to draw: predictions is empty")
-    figure, (places,) = new_figure(1, len(predictions), 1.0 + 2.9 * len(predictions), 3.2)
-    for place, (title, predicted) in zip(places, predictions.items(), strict=True):
+    figure, (axes,) = new_figure(1, len(predictions), 1.0 + 2.9 * len(predictions), 3.2)
+    for ax, (title, predicted) in zip(axes, predictions.items(), strict=True):
         if predicted.shape != labels.shape:
             raise ValueError(
                 f"{title}: {list(labels.shape)} predictions expected, got {list(predicted.shape)}"
@@ -37,14 +37,14 @@ def confusion_matrices(labels: Tensor, predictions: Mapping[str, Tensor], classe
         pairs = classes * labels.cpu() + predicted.cpu()
         counts = torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).double()
         shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
-        drawn = place.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-        style_axes(place)
-        place.grid(visible=False)
-        place.set_title(title, fontsize=10, color=INK)
-        place.set_xlabel("predicted class", color=INK)
-        for axis in (place.xaxis, place.yaxis):
+        drawn = ax.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+        style_axes(ax)
+        ax.grid(visible=False)
+        ax.set_title(title, fontsize=10, color=INK)
+        ax.set_xlabel("predicted class", color=INK)
+        for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(MaxNLocator(integer=True))
-    places[0].set_ylabel("true class", color=INK)
-    bar = figure.colorbar(drawn, ax=places, shrink=0.85)
+    axes[0].set_ylabel("true class", color=INK)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.85)
     bar.set_label("share of the row", color=INK)
     return figure

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ibau_lite.plots.style import INK, SERIES, hide_axes, new_figure
+from ibau_lite.plots.style import INK, SERIES, check_images, hide_axes, new_figure, show_image
 
 __all__ = ["image_grid", "predictions", "stamping"]
 
@@ -25,7 +24,7 @@ def image_grid(images: Tensor, titles: Sequence[str] | None = None, columns: int
     >>> image_grid(torch.rand(3, 3, 8, 8), titles=["a", "b", "c"])
     <Figure size ... with 3 Axes>
     """
-    _check("images", images)
+    check_images("images", images)
     if titles is not None and len(titles) != len(images):
         raise ValueError(f"titles: {len(images)} are expected, one an image, got {len(titles)}")
     if columns < 1:
@@ -35,12 +34,12 @@ def image_grid(images: Tensor, titles: Sequence[str] | None = None, columns: int
     lines = max(title.count("\n") + 1 for title in titles) if titles is not None else 0
     title_height = 0.14 * lines + (0.08 if lines else 0)
     figure, axes = new_figure(rows, columns, _CELL * columns, (_CELL + title_height) * rows)
-    for number, place in enumerate(place for row in axes for place in row):
-        hide_axes(place)
+    for number, ax in enumerate(ax for row in axes for ax in row):
+        hide_axes(ax)
         if number < len(images):
-            _show(place, images[number])
+            show_image(ax, images[number])
             if titles is not None:
-                place.set_title(titles[number], fontsize=8, color=INK)
+                ax.set_title(titles[number], fontsize=8, color=INK)
     return figure
 
 
@@ -50,8 +49,8 @@ def stamping(clean: Tensor, stamped: Tensor, gain: float = 10.0) -> Figure:
     Both arguments are [N, C, H, W] in [0, 1]. The third row is cut at 1. Raises `ValueError` for
     images of another shape or range, and for a gain that is not positive.
     """
-    _check("clean", clean)
-    _check("stamped", stamped)
+    check_images("clean", clean)
+    check_images("stamped", stamped)
     if clean.shape != stamped.shape:
         raise ValueError(
             f"stamped: the shape of clean, {list(clean.shape)}, is expected, "
@@ -65,9 +64,8 @@ def stamping(clean: Tensor, stamped: Tensor, gain: float = 10.0) -> Figure:
     figure, axes = new_figure(3, count, _CELL * count + 0.3, _CELL * 3)
     for row, label, images in zip(axes, labels, (clean, stamped, difference), strict=True):
         row[0].set_ylabel(label, fontsize=9, color=INK)
-        for place, image in zip(row, images, strict=True):
-            hide_axes(place)
-            _show(place, image)
+        for ax, image in zip(row, images, strict=True):
+            show_image(ax, image)
     return figure
 
 
@@ -83,7 +81,7 @@ def predictions(
     gets a cross and another colour. Raises `ValueError` for images as `image_grid` does, and for
     another number of titles, predictions or truths than of images.
     """
-    _check("images", images)
+    check_images("images", images)
     for name, texts in {"titles": titles, "truth": truth, **predicted}.items():
         if len(texts) != len(images):
             raise ValueError(f"{name}: {len(images)} are expected, one an image, got {len(texts)}")
@@ -91,13 +89,12 @@ def predictions(
     side, line = 2.2, 0.24  # inches: one image, one line of text
     height = side + 0.4 + line * len(predicted)
     figure, axes = new_figure(1, len(images), 3.6 * len(images), height)
-    for number, place in enumerate(axes[0]):
-        hide_axes(place)
-        _show(place, images[number])
-        place.set_title(titles[number], fontsize=11, color=INK)
+    for number, ax in enumerate(axes[0]):
+        show_image(ax, images[number])
+        ax.set_title(titles[number], fontsize=11, color=INK)
         for row, (name, texts) in enumerate(predicted.items()):
             good = texts[number] == truth[number]
-            place.annotate(
+            ax.annotate(
                 f"{'✓' if good else '✗'} {name}: {texts[number]}",
                 (0.5, 0),
                 (0, -72 * line * (row + 0.75)),
@@ -108,18 +105,3 @@ def predictions(
                 color=right if good else wrong,
             )
     return figure
-
-
-def _show(axes: Axes, image: Tensor) -> None:
-    pixels = image.detach().cpu().permute(1, 2, 0).numpy()
-    axes.imshow(pixels if pixels.shape[2] == 3 else pixels[:, :, 0], cmap="gray", vmin=0, vmax=1)
-
-
-def _check(name: str, images: Tensor) -> None:
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
-        raise ValueError(
-            f"{name}: shape [N, 1 or 3, H, W] with N >= 1 is expected, got {list(images.shape)}"
-        )
-    low, high = (float(bound) for bound in images.detach().aminmax())
-    if not (low >= 0 and high <= 1):
-        raise ValueError(f"{name}: values in [0, 1] are expected, got {low:g} to {high:g}")

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ibau_lite.plots.style import FAINT, INK, SERIES, hide_axes, new_figure, style_axes
+from ibau_lite.plots.style import FAINT, INK, SERIES, new_figure, show_image, style_axes
 
 __all__ = ["reversed_triggers", "trigger_sizes"]
 
@@ -69,9 +69,6 @@ def reversed_triggers(triggers: Mapping[str, tuple[Tensor, Tensor]], image: Tens
     figure, axes = new_figure(2, len(columns), 1.5 * len(columns), 3.3)
     for column, (title, (alone, stamped)) in enumerate(columns.items()):
         for row, picture in enumerate((alone, stamped)):
-            hide_axes(axes[row][column])
-            pixels = picture.detach().float().clamp(0, 1).cpu()
-            pixels = torch.cat([pixels] * 3) if len(pixels) == 1 else pixels
-            axes[row][column].imshow(pixels.permute(1, 2, 0).numpy())
+            show_image(axes[row][column], picture)
         axes[0][column].set_title(title or "no trigger", fontsize=9, color=INK)
     return figure

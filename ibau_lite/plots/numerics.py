@@ -1,4 +1,4 @@
-"""Figures of numerical methods: errors over effort, and the places of eigenvalues."""
+"""Figures of numerical methods: errors over effort, and where eigenvalues lie."""
 
 from __future__ import annotations
 
@@ -84,20 +84,22 @@ def eigenvalue_stems(
         raise ValueError("measures: at least one matrix is expected, got none")
     figure, rows = new_figure(len(measures), 1, 7.6, 1.0 + 1.25 * len(measures))
     for [axes], (name, (values, weights)) in zip(rows, measures.items(), strict=True):
-        places = [float(value) for value in values]
-        heights = [1.0] * len(places) if weights is None else [float(w) for w in weights]
-        if len(places) != len(heights):
-            raise ValueError(f"{name}: {len(places)} values, but {len(heights)} weights")
+        eigenvalues = [float(value) for value in values]
+        heights = [1.0] * len(eigenvalues) if weights is None else [float(w) for w in weights]
+        if len(eigenvalues) != len(heights):
+            raise ValueError(f"{name}: {len(eigenvalues)} values, but {len(heights)} weights")
         style_axes(axes, grid="x")
         for negative, (colour, _, marker) in ((True, SERIES[1]), (False, SERIES[0])):
-            chosen = [(x, h) for x, h in zip(places, heights, strict=True) if (x < 0) == negative]
+            chosen = [
+                (x, h) for x, h in zip(eigenvalues, heights, strict=True) if (x < 0) == negative
+            ]
             axes.vlines([x for x, _ in chosen], 0, [h for _, h in chosen], color=colour, lw=1)
             axes.plot(*(zip(*chosen, strict=True) if chosen else ([], [])), marker, ms=4, c=colour)
         axes.axvline(0, color=INK, linewidth=1)
-        for label, place in (marks or {}).items():
-            axes.axvline(place, color=INK, linestyle=":", linewidth=1.2)
+        for label, mark in (marks or {}).items():
+            axes.axvline(mark, color=INK, linestyle=":", linewidth=1.2)
             axes.annotate(
-                label, (place, 1), (3, -9), xycoords=("data", "axes fraction"),
+                label, (mark, 1), (3, -9), xycoords=("data", "axes fraction"),
                 textcoords="offset points", fontsize=8, color=INK,
             )  # fmt: skip
         if weights is None:

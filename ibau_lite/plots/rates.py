@@ -28,13 +28,13 @@ def bars(
     """
     _check(series, len(groups))
     figure, axes = new_figure(1, 1, max(4.0, 1.5 * len(groups) + 1.2), 3.0)
-    place = axes[0][0]
-    style_axes(place)
+    ax = axes[0][0]
+    style_axes(ax)
     width = 0.8 / len(series)
     for number, (name, values) in enumerate(series.items()):
         colour, hatch, _ = SERIES[number % len(SERIES)]
         left = [group - 0.4 + (number + 0.5) * width for group in range(len(groups))]
-        drawn = place.bar(
+        drawn = ax.bar(
             left,
             [100 * value for value in values],
             0.92 * width,
@@ -44,9 +44,9 @@ def bars(
             edgecolor="white",
             linewidth=0,
         )
-        place.bar_label(drawn, fmt="%.1f", fontsize=8, color=INK, padding=1)
-    place.set_xticks(range(len(groups)), groups)
-    _per_cent(place, chance)
+        ax.bar_label(drawn, fmt="%.1f", fontsize=8, color=INK, padding=1)
+    ax.set_xticks(range(len(groups)), groups)
+    _per_cent(ax, chance)
     return figure
 
 
@@ -65,20 +65,18 @@ def curves(
     """
     _check(series, len(x))
     figure, axes = new_figure(1, 1, 5.2, 3.0)
-    place = axes[0][0]
-    style_axes(place)
+    ax = axes[0][0]
+    style_axes(ax)
     for number, (name, values) in enumerate(series.items()):
         colour, _, marker = SERIES[number % len(SERIES)]
         dash = "-" if number % 2 == 0 else "--"
-        place.plot(
-            x, [100 * value for value in values], dash, marker=marker, color=colour, label=name
-        )
+        ax.plot(x, [100 * value for value in values], dash, marker=marker, color=colour, label=name)
     if logarithmic:
-        place.set_xscale("log")
-        place.minorticks_off()
-    place.set_xticks(x, [f"{value:g}" for value in x])
-    place.set_xlabel(xlabel, color=INK)
-    _per_cent(place, chance)
+        ax.set_xscale("log")
+        ax.minorticks_off()
+    ax.set_xticks(x, [f"{value:g}" for value in x])
+    ax.set_xlabel(xlabel, color=INK)
+    _per_cent(ax, chance)
     return figure
 
 

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ibau_lite.metrics import Report
-from ibau_lite.plots.style import INK, SERIES, hide_axes, new_figure, style_axes
+from ibau_lite.plots.style import INK, SERIES, new_figure, show_image, style_axes
 
 __all__ = ["delta_and_trigger", "per_round", "terms"]
 
@@ -104,9 +103,11 @@ def delta_and_trigger(
     for column, (label, delta) in enumerate(shown.items()):
         scale = 1.0 if delta is trigger else _stretch(delta)
         title = label if scale == 1 else f"{label} (× {scale:.2g})"
-        _picture(axes[0][column], 0.5 + 0.5 * scale * delta, title)
+        show_image(axes[0][column], 0.5 + 0.5 * scale * delta)
+        axes[0][column].set_title(title, fontsize=9, color=INK)
         if image is not None:
-            _picture(axes[1][column], image + delta, "on an image")
+            show_image(axes[1][column], image + delta)
+            axes[1][column].set_title("on an image", fontsize=9, color=INK)
     return figure
 
 
@@ -132,14 +133,6 @@ def _by_round(axes: Axes, name: str) -> None:
     axes.set_xlabel("round", color=INK)
     axes.set_ylabel(name, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _picture(axes: Axes, image: Tensor, title: str) -> None:
-    pixels = image.detach().float().clamp(0, 1).cpu()
-    pixels = torch.cat([pixels] * 3) if len(pixels) == 1 else pixels
-    hide_axes(axes)
-    axes.imshow(pixels.permute(1, 2, 0).numpy())
-    axes.set_title(title, fontsize=9, color=INK)
 
 
 def _stretch(delta: Tensor) -> float:

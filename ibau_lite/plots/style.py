@@ -10,6 +10,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 PAPER = "#ffffff"
 INK = "#222222"
@@ -59,3 +60,21 @@ def hide_axes(axes: Axes) -> None:
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def show_image(axes: Axes, image: Tensor) -> None:
+    """Draw an image [1 or 3, H, W], clipped to [0, 1], without ticks or frame."""
+    hide_axes(axes)
+    pixels = image.detach().float().clamp(0, 1).cpu().expand(3, -1, -1)
+    axes.imshow(pixels.permute(1, 2, 0).numpy())
+
+
+def check_images(name: str, images: Tensor) -> None:
+    """Raise `ValueError` for images other than [N, 1 or 3, H, W] in [0, 1] with N >= 1."""
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+        raise ValueError(
+            f"{name}: shape [N, 1 or 3, H, W] with N >= 1 is expected, got {list(images.shape)}"
+        )
+    low, high = (float(bound) for bound in images.detach().aminmax())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"{name}: values in [0, 1] are expected, got {low:g} to {high:g}")

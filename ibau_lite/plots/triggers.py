@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ibau_lite.plots.style import INK, hide_axes, new_figure
+from ibau_lite.plots.style import INK, check_images, hide_axes, new_figure, show_image
 
 __all__ = ["amplitude_spectrum", "gallery"]
 
@@ -44,21 +43,31 @@ def gallery(original: Tensor, stamped: Mapping[str, Tensor], gain: float = 10.0)
     frequency zero in the middle; that of the first column is the image's own. Raises `ValueError`
     for no stamped image, images of another shape or range, and a gain that is not positive.
     """
-    _check(original, stamped, gain)
+    if not stamped:
+        raise ValueError("stamped: at least one image is expected, got none")
+    if not gain > 0:
+        raise ValueError(f"gain: a positive number is expected, got {gain}")
+    for name, picture in {"original": original, **stamped}.items():
+        check_images(name, picture[None])
+        if picture.shape != original.shape:
+            raise ValueError(
+                f"{name}: the shape of the original, {list(original.shape)}, is expected, "
+                f"got {list(picture.shape)}"
+            )
     names = ["original", *stamped]
     pictures = [original, *stamped.values()]
     figure, axes = new_figure(3, len(names), _SIDE * len(names) + 1.0, _SIDE * 3 + 0.4)
     labels = ("image", f"difference × {gain:g}", "spectrum")
     for row, label in zip(axes, labels, strict=True):
         row[0].set_ylabel(label, fontsize=9, color=INK)
-        for place in row:
-            hide_axes(place)
+        for ax in row:
+            hide_axes(ax)
     for column, (name, picture) in enumerate(zip(names, pictures, strict=True)):
         difference = picture - original
         axes[0][column].set_title(name, fontsize=9, color=INK)
-        _show(axes[0][column], picture)
+        show_image(axes[0][column], picture)
         if column:
-            _show(axes[1][column], (gain * difference.abs()).clamp(0, 1))
+            show_image(axes[1][column], (gain * difference.abs()).clamp(0, 1))
         else:
             axes[1][0].set_facecolor("none")
         drawn = axes[2][column].imshow(
@@ -74,26 +83,3 @@ def gallery(original: Tensor, stamped: Mapping[str, Tensor], gain: float = 10.0)
     bar.set_label("log₁₀ of the amplitude", fontsize=8, color=INK)
     bar.ax.tick_params(labelsize=8, colors=INK)
     return figure
-
-
-def _show(axes: Axes, image: Tensor) -> None:
-    pixels = image.detach().cpu().permute(1, 2, 0).numpy()
-    axes.imshow(pixels if pixels.shape[2] == 3 else pixels[:, :, 0], cmap="gray", vmin=0, vmax=1)
-
-
-def _check(original: Tensor, stamped: Mapping[str, Tensor], gain: float) -> None:
-    if not stamped:
-        raise ValueError("stamped: at least one image is expected, got none")
-    if not gain > 0:
-        raise ValueError(f"gain: a positive number is expected, got {gain}")
-    if original.ndim != 3 or original.shape[0] not in (1, 3):
-        raise ValueError(f"original: [1 or 3, H, W] is expected, got {list(original.shape)}")
-    for name, picture in {"original": original, **stamped}.items():
-        if picture.shape != original.shape:
-            raise ValueError(
-                f"{name}: the shape of the original, {list(original.shape)}, is expected, "
-                f"got {list(picture.shape)}"
-            )
-        low, high = (float(bound) for bound in picture.detach().aminmax())
-        if not (low >= 0 and high <= 1):
-            raise ValueError(f"{name}: values in [0, 1] are expected, got {low:g} to {high:g}")

@@ -110,9 +110,9 @@ def test_covers_that_make_no_sense_are_refused():
         (lambda: Sinusoid(amplitude=0.0), "amplitude"),
         (lambda: Sinusoid(frequency=-1), "frequency"),
         (lambda: Sinusoid()(torch.zeros(1, 3, 8, 8)), "at least 13 columns"),
-        (lambda: Warp(grid=1), "grid of 2 to 1000"),
-        (lambda: Warp(grid=10**6), "grid of 2 to 1000"),  # 8 TB, when it stamps
-        (lambda: Warp(strength=0), "positive strength"),
+        (lambda: Warp(grid=1), "grid: a number in .2, 1000."),
+        (lambda: Warp(grid=10**6), "grid: a number in .2, 1000."),  # 8 TB, when it stamps
+        (lambda: Warp(strength=0), "strength"),
         (lambda: Warp()(torch.zeros(1, 3, 7, 8)), "8×8 pixels"),
         (lambda: CleanLabel(-1), "a class number"),
     ],

@@ -66,7 +66,7 @@ def test_drawings_refuse_images_that_are_too_small():
 
 @pytest.mark.parametrize("alpha", [0, 1, -0.2, float("nan")])
 def test_blend_refuses_weights_outside_0_and_1(alpha):
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match=r"alpha: a number in \(0, 1\)"):
         Blend(alpha)
 
 

@@ -34,7 +34,7 @@ def test_an_epoch_may_be_longer_than_the_clean_set(model, clean):
     for a, b in zip(longer.model.parameters(), thrice.model.parameters(), strict=True):
         torch.testing.assert_close(a, b)
     assert len(longer.history) == 1 and len(thrice.history) == 3
-    with pytest.raises(ValueError, match="epoch_images must be at least 1 or None, got 0"):
+    with pytest.raises(ValueError, match="epoch_images: a number in .1, ∞. is expected, got 0"):
         FineTuningConfig(epoch_images=0)
 
 

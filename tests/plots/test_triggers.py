@@ -39,7 +39,7 @@ def test_gallery_shows_image_difference_and_spectrum_of_each_trigger(channels: i
     assert [place.get_title() for place in axes[0]] == ["original", "faint", "square"]
     assert [row[0].get_ylabel() for row in axes] == ["image", "difference × 10", "spectrum"]
     pixels = square.permute(1, 2, 0).numpy()
-    np.testing.assert_array_equal(shown(axes[0, 2]), pixels if channels == 3 else pixels[..., 0])
+    np.testing.assert_array_equal(shown(axes[0, 2]), np.broadcast_to(pixels, (8, 8, 3)))
     assert not axes[1, 0].images
     assert shown(axes[1, 1]) == pytest.approx(0.2, abs=1e-5)
     outside = shown(axes[1, 2]).copy()
