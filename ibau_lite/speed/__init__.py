@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from ibau_lite.speed.convolution import Geometry, convolution
+from ibau_lite.speed._convolution import Geometry, convolution
 from ibau_lite.speed.double_backward import DoubleBackward
 from ibau_lite.speed.folding import fold_batchnorm, frozen
 from ibau_lite.speed.replay import RecordedSteps, Replay
