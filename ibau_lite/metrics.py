@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ibau_lite.data import Labelled
 from ibau_lite.logits import check_reads_alone, read
-from ibau_lite.modes import evaluation_mode
+from ibau_lite._modes import evaluation_mode
 
 __all__ = [
     "Attacker",

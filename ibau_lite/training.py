@@ -25,9 +25,9 @@ from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
 from ibau_lite.files import replacing
-from ibau_lite.kinds import check_kinds
+from ibau_lite._kinds import check_kinds
 from ibau_lite.logits import check_logits, checked, read
-from ibau_lite.modes import evaluation_mode, usual_settings
+from ibau_lite._modes import evaluation_mode, usual_settings
 from ibau_lite.streams import VERSION, derived_seed, stream
 
 __all__ = ["Recipe", "Stamped", "augment", "fit", "precision", "reshuffled"]

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from ibau_lite.minimax import Aimed, AimedUnion, Ascent, Risk
+from ibau_lite.minimax import Ascent, Risk
+from ibau_lite.searches import Aimed, AimedUnion
 from ibau_lite.sets import Blocks, L1Ball, L2Ball, Window, Within
 
 CLASSES, SIDE, F64 = 3, 4, torch.float64

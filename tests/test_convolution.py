@@ -7,7 +7,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.profiler import ProfilerActivity, profile
 
-from ibau_lite.convolution import Geometry, convolution
+from ibau_lite.speed import Geometry, convolution
 
 GEOMETRIES = {
     "plain": Geometry(),

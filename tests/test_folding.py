@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, jvp
 
-from ibau_lite.folding import fold_batchnorm, frozen
+from ibau_lite.speed import fold_batchnorm, frozen
 from ibau_lite.models import resnet18, small_cnn, small_vgg
 
 

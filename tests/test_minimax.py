@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ibau_lite import models
-from ibau_lite.minimax import Aimed, Ascent, OnePass, Risk, Scouted
+from ibau_lite.minimax import Ascent, Risk, Scouted
+from ibau_lite.searches import Aimed, OnePass
 from ibau_lite.sets import L2Ball, LinfBall
 
 CLASSES, SHAPE = 3, (1, 2, 2)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ibau_lite.modes import evaluation_mode
+from ibau_lite._modes import evaluation_mode
 
 
 @dataclass(frozen=True, eq=False)

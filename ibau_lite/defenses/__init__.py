@@ -9,12 +9,12 @@ from ibau_lite.defenses.early_stopping import EarlyStopping
 from ibau_lite.defenses.fine_pruning import FinePruningConfig, fine_pruning
 from ibau_lite.defenses.fine_tuning import FineTuningConfig, fine_tuning
 from ibau_lite.defenses.ft_sam import FTSAMConfig, ft_sam
-from ibau_lite.defenses.ibau import IBAUConfig, ibau
+from ibau_lite.ibau import IBAU, ibau
 from ibau_lite.defenses.inversion import Inversion, Inverted
 from ibau_lite.defenses.nad import NADConfig, nad
 from ibau_lite.defenses.naive import naive
 from ibau_lite.defenses.neural_cleanse import NeuralCleanseConfig, neural_cleanse
-from ibau_lite.defenses.protocol import (
+from ibau_lite.protocol import (
     Defended,
     Defense,
     Evaluator,
@@ -55,7 +55,7 @@ __all__ = [
     "FTSAMConfig",
     "FinePruningConfig",
     "FineTuningConfig",
-    "IBAUConfig",
+    "IBAU",
     "Inversion",
     "Inverted",
     "NADConfig",

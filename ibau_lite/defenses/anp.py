@@ -21,7 +21,7 @@ from torch.func import functional_call
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.layers import batch_norm_training, check_own_weight, may_be_changed
 from ibau_lite.defenses.passes import PassesConfig, passes
-from ibau_lite.defenses.protocol import Outcome, Run, defense
+from ibau_lite.protocol import Outcome, Run, defense
 
 __all__ = ["ANPConfig", "anp"]
 

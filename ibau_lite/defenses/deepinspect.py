@@ -23,9 +23,9 @@ from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.outliers import left_anomaly_index
-from ibau_lite.defenses.protocol import Outcome, Run, defense
+from ibau_lite.protocol import Outcome, Run, defense
 from ibau_lite.defenses.suspects import SuspectConfig, Suspects, cleanse
-from ibau_lite.folding import frozen
+from ibau_lite.speed import frozen
 from ibau_lite.streams import derived_seed
 
 __all__ = ["DeepInspectConfig", "TriggerGenerator", "deepinspect"]

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
-from ibau_lite.defenses.protocol import Outcome, Run, check_finite, defense
-from ibau_lite.kinds import check_kinds
+from ibau_lite.protocol import Outcome, Run, check_finite, defense
+from ibau_lite._kinds import check_kinds
 from ibau_lite.logits import checked, read
 from ibau_lite.streams import derived_seed, stream
 from ibau_lite.training import augment

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ibau_lite.data import Labelled
-from ibau_lite.kinds import check_kinds
+from ibau_lite._kinds import check_kinds
 from ibau_lite.metrics import predict
 
 __all__ = ["EarlyStopping", "Watch"]

@@ -28,8 +28,8 @@ from ibau_lite.defenses.layers import (
     outputs,
 )
 from ibau_lite.defenses.passes import AdamSteps, PassesConfig, passes
-from ibau_lite.defenses.protocol import Outcome, Run, defense, hold_out
-from ibau_lite.folding import fold_batchnorm
+from ibau_lite.protocol import Outcome, Run, defense, hold_out
+from ibau_lite.speed import fold_batchnorm
 
 __all__ = ["FinePruningConfig", "fine_pruning"]
 

@@ -23,7 +23,7 @@ from torch.func import functional_call
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.layers import batch_norm_training
 from ibau_lite.defenses.passes import PassesConfig, passes
-from ibau_lite.defenses.protocol import Outcome, Run, defense
+from ibau_lite.protocol import Outcome, Run, defense
 
 __all__ = ["FTSAMConfig", "ft_sam", "sharpest"]
 

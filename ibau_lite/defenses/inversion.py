@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
-from ibau_lite.folding import frozen
-from ibau_lite.kinds import check_kinds
+from ibau_lite.speed import frozen
+from ibau_lite._kinds import check_kinds
 from ibau_lite.logits import check_logits, check_reads_alone, read
-from ibau_lite.modes import usual_settings
+from ibau_lite._modes import usual_settings
 
 __all__ = ["Candidates", "Inversion", "Inverted", "Term", "mask_size"]
 

@@ -21,7 +21,7 @@ from ibau_lite.data import Labelled
 from ibau_lite.defenses.fine_tuning import FineTuningConfig, fine_tuning
 from ibau_lite.defenses.layers import batch_norm_training, outputs, repeated, stages
 from ibau_lite.defenses.passes import PassesConfig, passes
-from ibau_lite.defenses.protocol import Outcome, Run, defense
+from ibau_lite.protocol import Outcome, Run, defense
 
 __all__ = ["NADConfig", "attention", "nad"]
 

@@ -21,7 +21,7 @@ from torch import nn
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.inversion import Inversion, Term, mask_size
 from ibau_lite.defenses.outliers import anomaly_index
-from ibau_lite.defenses.protocol import Outcome, Run, defense
+from ibau_lite.protocol import Outcome, Run, defense
 from ibau_lite.defenses.suspects import SuspectConfig, Suspects, cleanse
 
 __all__ = ["NeuralCleanseConfig", "invert_all", "neural_cleanse"]

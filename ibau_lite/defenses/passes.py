@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ibau_lite.data import Labelled
-from ibau_lite.defenses.protocol import Run, check_finite
-from ibau_lite.kinds import check_kinds
+from ibau_lite.protocol import Run, check_finite
+from ibau_lite._kinds import check_kinds
 from ibau_lite.training import augment, check_total, reshuffled
 
 __all__ = ["AdamSteps", "PassesConfig", "Step", "passes"]

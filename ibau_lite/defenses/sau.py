@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.passes import AdamSteps, PassesConfig, passes
-from ibau_lite.defenses.protocol import Outcome, Run, defense
-from ibau_lite.folding import fold_batchnorm, frozen
+from ibau_lite.protocol import Outcome, Run, defense
+from ibau_lite.speed import fold_batchnorm, frozen
 
 __all__ = ["SAUConfig", "sau"]
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.outliers import too_small
 from ibau_lite.defenses.passes import AdamSteps, PassesConfig, passes
-from ibau_lite.defenses.protocol import Outcome, Run
-from ibau_lite.folding import fold_batchnorm
+from ibau_lite.protocol import Outcome, Run
+from ibau_lite.speed import fold_batchnorm
 
 __all__ = ["Search", "SuspectConfig", "Suspects", "cleanse"]
 

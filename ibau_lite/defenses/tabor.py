@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ibau_lite.data import Labelled
 from ibau_lite.defenses.inversion import Candidates, Inversion, Term
 from ibau_lite.defenses.neural_cleanse import invert_all
-from ibau_lite.defenses.protocol import Outcome, Run, defense
+from ibau_lite.protocol import Outcome, Run, defense
 from ibau_lite.defenses.suspects import SuspectConfig, cleanse
 
 __all__ = ["TaborConfig", "elastic_net", "squared_variation", "tabor"]
