@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from ibau_lite._kinds import check_kinds
 
 from ibau_lite.attacks import Blend
 from ibau_lite.defenses import (
+    IBAU,
     ANPConfig,
     DPConfig,
     EarlyStopping,
     FineTuningConfig,
-    IBAU,
     NADConfig,
 )
-from ibau_lite._kinds import check_kinds
 from ibau_lite.minimax import Ascent
 from ibau_lite.sets import L2Ball, LinfBall
 from ibau_lite.training import Recipe

@@ -8,14 +8,14 @@ from typing import ClassVar
 
 import pytest
 import torch
+from ibau_lite._kinds import unchecked
+from ibau_lite.speed import Replay
 from torch import nn
 
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import IBAU, ibau, outer_step
-from ibau_lite._kinds import unchecked
 from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.models import small_cnn
-from ibau_lite.speed import Replay
 from ibau_lite.sets import Blocks, L1Ball, L2Ball, Window, Within
 from ibau_lite.solvers import MINRES, FixedPoint, SolverWarning
 
@@ -194,7 +194,7 @@ def test_a_network_that_looks_at_its_numbers_is_defended_all_the_same():
             return self.inside(x)
 
     generator = torch.Generator().manual_seed(0)
-    clean = Labelled(torch.rand(240, 3, 32, 32, generator=generator), torch.arange(240) % 3)
+    clean = LabelledImages(torch.rand(240, 3, 32, 32, generator=generator), torch.arange(240) % 3)
     config = replace(CONFIG, rounds=1, batch_size=8)
     with pytest.warns(RuntimeWarning, match="cannot be recorded"):
         ibau(Looks().cuda().eval(), clean, config=config)

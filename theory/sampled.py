@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ibau_lite.hypergrad import SecondDerivatives, Objective
+from ibau_lite.hypergrad import Objective, SecondDerivatives
 from ibau_lite.solvers import lanczos
 
 from .convergence import Constants
@@ -68,7 +68,9 @@ def sampled_constants(
         changes.append(tuple(change / gap for change in here.changes(best)))  # type: ignore[arg-type]
     low, high, mixed, eta_1, eta_2 = zip(*rows, strict=True)
     rho_1, rho_2 = (max(column) for column in zip(*changes, strict=True))
-    slope = 0.0 if outer is inner else float(SecondDerivatives(outer, solution, theta).gradient.norm())
+    slope = (
+        0.0 if outer is inner else float(SecondDerivatives(outer, solution, theta).gradient.norm())
+    )
     return Constants(
         mu_H=min(low),
         L_H=max(high),

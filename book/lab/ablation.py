@@ -18,11 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ibau_lite.searches import OnePass
+
 from ibau_lite.data import Dataset
 from ibau_lite.defenses import IBAU
 from ibau_lite.metrics import evaluate
 from ibau_lite.minimax import Ascent, Scouted
-from ibau_lite.searches import OnePass
 from ibau_lite.solvers import MINRES, ConjugateGradient, FixedPoint
 
 from .cells import line, run

@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ibau_lite.defenses import FineTuningConfig, IBAU
 from ibau_lite.searches import AimedUnion
+
+from ibau_lite.defenses import IBAU, FineTuningConfig
 
 from .other_defences import TALK, private, rows
 
@@ -64,7 +65,9 @@ def unlearning(data: str) -> IBAU:
     """
     if data == "gtsrb":
         search = AimedUnion(images=20)
-        return IBAU.distilled(distillation_weight=0.0, interpolation=0.0, stamped=0.15, inner=search)
+        return IBAU.distilled(
+            distillation_weight=0.0, interpolation=0.0, stamped=0.15, inner=search
+        )
     return IBAU.distilled(flip=True)
 
 

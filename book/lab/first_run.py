@@ -21,7 +21,7 @@ from torch import nn
 from ibau_lite import checkpoints
 from ibau_lite.attacks import Attack, badnets
 from ibau_lite.data import Dataset, load
-from ibau_lite.defenses import FineTuningConfig, IBAU
+from ibau_lite.defenses import IBAU, FineTuningConfig
 from ibau_lite.minimax import Ascent, Search
 from ibau_lite.models import small_cnn, small_vgg
 from ibau_lite.training import Recipe

@@ -16,13 +16,13 @@ from dataclasses import replace
 from typing import Any
 
 from ibau_lite.defenses import (
+    IBAU,
     ANPConfig,
     DeepInspectConfig,
     DPConfig,
     FinePruningConfig,
     FineTuningConfig,
     FTSAMConfig,
-    IBAU,
     Inversion,
     NADConfig,
     NeuralCleanseConfig,

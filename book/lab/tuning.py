@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ibau_lite.searches import Aimed, AimedUnion
 
-from ibau_lite.data import Dataset, Labelled
+from ibau_lite.data import Dataset, LabelledImages
 from ibau_lite.defenses import IBAU
 from ibau_lite.metrics import evaluate, spread
 from ibau_lite.minimax import Ascent, Scouted
-from ibau_lite.searches import Aimed, AimedUnion
 from ibau_lite.sets import L2Ball
 from ibau_lite.solvers import MINRES
 from ibau_lite.streams import VERSION
@@ -124,11 +124,11 @@ def recipe(row: str, data: str) -> IBAU:
     return replace(START, flip=data == "cifar10", **ROWS[row])
 
 
-def measured_on(dataset: Dataset) -> Labelled:
+def measured_on(dataset: Dataset) -> LabelledImages:
     """The validation split, then 7,000 images of the training split: 8,000, none of a table."""
     drawn = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(7))
     held_out, train = dataset.validation, dataset.train[drawn[:7_000]]
-    return Labelled(
+    return LabelledImages(
         torch.cat([held_out.images, train.images]), torch.cat([held_out.labels, train.labels])
     )
 

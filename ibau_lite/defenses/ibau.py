@@ -23,10 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ibau_lite.data import Labelled
-from ibau_lite.door import private_copy
-from ibau_lite.defenses.early_stopping import EarlyStopping, Watch
+from ibau_lite._kinds import check_kinds
+from ibau_lite.data import LabelledImages
+from ibau_lite.defenses.early_stopping import EarlyStopping, EarlyStoppingMonitor
 from ibau_lite.defenses.outer_step import OuterStep
+from ibau_lite.door import private_copy
+from ibau_lite.hypergrad import Solver
+from ibau_lite.metrics import predict
+from ibau_lite.minimax import Ascent, Maximum, Risk, Scouted, Search
 from ibau_lite.protocol import (
     Outcome,
     Run,
@@ -34,16 +38,12 @@ from ibau_lite.protocol import (
     defense,
     hold_out,
 )
-from ibau_lite.speed import fold_batchnorm
-from ibau_lite.hypergrad import Solver
-from ibau_lite._kinds import check_kinds
-from ibau_lite.metrics import predict
-from ibau_lite.minimax import Ascent, Maximum, Risk, Scouted, Search
 from ibau_lite.searches import AimedUnion, OnePass
 from ibau_lite.sets import L2Ball, Region
 from ibau_lite.solvers import MINRES, FixedPoint
+from ibau_lite.speed import fold_batchnorm
 from ibau_lite.streams import stream
-from ibau_lite.training import augment, reshuffled
+from ibau_lite.training import augment, shuffled_positions
 
 __all__ = ["IBAU", "ibau"]
 
@@ -219,7 +219,7 @@ class IBAU:
 
 
 @defense(IBAU)
-def ibau(model: nn.Module, clean: Labelled, config: IBAU, run: Run) -> Outcome:
+def ibau(model: nn.Module, clean: LabelledImages, config: IBAU, run: Run) -> Outcome:
     """Remove a backdoor from `model` with the clean images of the defender.
 
     Args:
@@ -234,7 +234,7 @@ def ibau(model: nn.Module, clean: Labelled, config: IBAU, run: Run) -> Outcome:
         evaluator: called after each round on the network that a defence of so many rounds would
             return, drawn back; its dict goes into the history.
 
-    Returns: `Defended`, with one row a round in `history`: value (H at δ), delta_norm, loss (mean
+    Returns: `DefenseResult`, with one row a round in `history`: value (H at δ), delta_norm, loss (mean
         outer loss), direct and indirect (mean norms of the two terms as computed), residual (the
         true relative residual of the round's first solve), iterations (of that solve) and
         negative_curvature (1 if it met some, else 0), and with `config.stopping` the held-out
@@ -255,7 +255,7 @@ def ibau(model: nn.Module, clean: Labelled, config: IBAU, run: Run) -> Outcome:
         draws = stream(run.seed, "defense", "ibau", "held_out")
         clean, held_out = hold_out(clean, config.stopping.held_out, draws)
         search = partial(_find_deltas, network, theta, held_out, config, draws)
-        watch = Watch(
+        watch = EarlyStoppingMonitor(
             model,
             held_out,
             config.stopping,
@@ -276,7 +276,7 @@ def ibau(model: nn.Module, clean: Labelled, config: IBAU, run: Run) -> Outcome:
         inner = _inner_risk(network, clean, config)
         step = OuterStep(theta, inner, config, turns=batches // len(found))
         rows: list[Mapping[str, Tensor]] = []
-        for index in reshuffled(len(clean), passed, generator).split(config.batch_size):
+        for index in shuffled_positions(len(clean), passed, generator).split(config.batch_size):
             outer = _outer_risk(network, clean, index, config, generator, reference)
             slopes, sizes = step(found[len(rows) % len(found)], outer, certify=not rows)
             for name, slope in slopes.items():
@@ -290,7 +290,7 @@ def ibau(model: nn.Module, clean: Labelled, config: IBAU, run: Run) -> Outcome:
         check_finite(model, f"round {round_}", _ADVICE)
         if watch is not None:
             history[-1].update(watch())
-        history[-1].update(run.answers(_drawn_back(model, given, config.draw_back)))
+        history[-1].update(run.evaluate(_drawn_back(model, given, config.draw_back)))
         if watch is not None and watch.has_seen_enough:
             break
     bar.close()
@@ -309,7 +309,7 @@ def ibau(model: nn.Module, clean: Labelled, config: IBAU, run: Run) -> Outcome:
 def _find_deltas(
     model: nn.Module,
     theta: Mapping[str, Tensor],
-    clean: Labelled,
+    clean: LabelledImages,
     config: IBAU,
     generator: torch.Generator,
 ) -> tuple[Maximum, ...]:
@@ -327,7 +327,7 @@ def _find_deltas(
 
 def _outer_risk(
     model: nn.Module,
-    clean: Labelled,
+    clean: LabelledImages,
     index: Tensor,
     config: IBAU,
     generator: torch.Generator,
@@ -353,7 +353,7 @@ def _anchored(reference: nn.Module, images: Tensor, labels: Tensor, weight: floa
     return torch.lerp(F.one_hot(labels, own.shape[1]).to(own), own, weight)
 
 
-def _inner_risk(model: nn.Module, clean: Labelled, config: IBAU) -> Risk | None:
+def _inner_risk(model: nn.Module, clean: LabelledImages, config: IBAU) -> Risk | None:
     """The objective whose stationarity defines ∇δ(θ): H on a few clean images; None: the outer one.
 
     The published code takes the first batch every time, so the images are not drawn anew.

@@ -6,22 +6,22 @@ from dataclasses import replace
 
 from torch import nn
 
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.ibau import IBAU, ibau
-from ibau_lite.protocol import Defended, Evaluator, configured
+from ibau_lite.protocol import DefenseResult, Evaluator, configured
 
 __all__ = ["naive"]
 
 
 def naive(
     model: nn.Module,
-    clean: Labelled,
+    clean: LabelledImages,
     *,
     config: IBAU | None = None,
     seed: int = 0,
     progress: bool = False,
     evaluator: Evaluator | None = None,
-) -> Defended:
+) -> DefenseResult:
     """Alternate δ ≈ arg max H(·, θ) and θ ← θ − lr·∇₂H(δ, θ), as if δ did not depend on θ.
 
     The same loop, the same draws and the same settings as `ibau`, with `solver=None`: whatever

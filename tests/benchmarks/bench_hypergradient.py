@@ -31,13 +31,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from ibau_lite.speed import Replay, fold_batchnorm
 from torch import Tensor, nn
 
-from ibau_lite.speed import fold_batchnorm
 from ibau_lite.hypergrad import hypergradient
 from ibau_lite.minimax import Risk
 from ibau_lite.models import small_vgg
-from ibau_lite.speed import Replay
 from ibau_lite.solvers import FixedPoint, SolverWarning
 
 STEP, PENALTY = 0.1, 0.001

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ibau_lite.searches import Aimed, AimedUnion, OnePass
 
 from ibau_lite import models
 from ibau_lite.attacks import badnets
-from ibau_lite.data import Labelled
-from ibau_lite.defenses import FineTuningConfig, IBAU, fine_tuning, ibau
+from ibau_lite.data import LabelledImages
+from ibau_lite.defenses import IBAU, FineTuningConfig, fine_tuning, ibau
 from ibau_lite.hypergrad import hypergradient
 from ibau_lite.metrics import evaluate
 from ibau_lite.minimax import Ascent, Risk, Scouted
-from ibau_lite.searches import Aimed, AimedUnion, OnePass
 from ibau_lite.sets import L1Ball, L2Ball, LinfBall, Within
 from ibau_lite.solvers import MINRES, ConjugateGradient
 from ibau_lite.training import Recipe, fit
@@ -160,7 +160,9 @@ def test_the_history_says_what_was_found_and_followed(model, clean):
 def test_trust_bounds_the_indirect_term_by_the_direct_one(model, clean):
     solver = ConjugateGradient(max_iter=3, damping=1.0)
     runs = {
-        trust: ibau(model, clean, config=replace(BRIEF, solver=solver, max_indirect_ratio=trust)).model
+        trust: ibau(
+            model, clean, config=replace(BRIEF, solver=solver, max_indirect_ratio=trust)
+        ).model
         for trust in (None, 1e12, 1e-9)
     }
     runs["naive"] = ibau(model, clean, config=replace(BRIEF, solver=None)).model
@@ -202,7 +204,9 @@ def test_the_anchor_mixes_the_networks_own_answers_into_the_labels(model, clean)
         mixed = _anchored(model, clean.images, clean.labels, weight)
         assert torch.allclose(mixed, (1 - weight) * given + weight * own, atol=1e-6)
     # With the answers alone and no δ to speak of there is nothing to learn.
-    still = replace(BRIEF, solver=None, distillation_weight=1.0, ball=L2Ball(1e-6), shift=0, lr=1e-2)
+    still = replace(
+        BRIEF, solver=None, distillation_weight=1.0, ball=L2Ball(1e-6), shift=0, lr=1e-2
+    )
     moves = {
         anchor: sum(row["direct"] for row in ibau(model, clean, config=config).history)
         for anchor in (0.0, 1.0)
@@ -220,14 +224,14 @@ def test_both_balls_with_and_without_their_boundary(ball, on_ball, model, clean)
     assert all(torch.isfinite(p).all() for p in result.model.parameters())
 
 
-def blobs(count: int, seed: int) -> Labelled:
+def blobs(count: int, seed: int) -> LabelledImages:
     """Noise, and a coloured bar at one of four places that is the class: room for a trigger."""
     generator = torch.Generator().manual_seed(seed)
     images = 0.3 + 0.3 * torch.rand(count, 3, 16, 16, generator=generator)
     labels = torch.randint(4, (count,), generator=generator)
     for image, label in zip(images, labels.tolist(), strict=True):
         image[label % 3, 2 + 2 * label : 5 + 2 * label, 1:10] += 0.3
-    return Labelled(images.clamp(0, 1), labels)
+    return LabelledImages(images.clamp(0, 1), labels)
 
 
 def test_it_removes_a_backdoor_that_fine_tuning_leaves():

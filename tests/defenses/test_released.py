@@ -11,22 +11,22 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from ibau_lite.searches import OnePass
 from torch import nn
 
 from ibau_lite import models
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import IBAU, ibau
-from ibau_lite.searches import OnePass
 from ibau_lite.sets import L2Ball
 from ibau_lite.streams import stream
 
 CLASSES, COUNT, BATCH, SEED = 3, 26, 4, 5
 
 
-def clean_set() -> Labelled:
+def clean_set() -> LabelledImages:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(COUNT, 3, 8, 8, generator=generator)
-    return Labelled(images, torch.randint(CLASSES, (COUNT,), generator=generator))
+    return LabelledImages(images, torch.randint(CLASSES, (COUNT,), generator=generator))
 
 
 def network(kind: str) -> nn.Module:
@@ -43,7 +43,9 @@ def network(kind: str) -> nn.Module:
     return model.eval()
 
 
-def released_by_hand(model: nn.Module, clean: Labelled, rounds: int, gtsrb: bool, radius: float):
+def released_by_hand(
+    model: nn.Module, clean: LabelledImages, rounds: int, gtsrb: bool, radius: float
+):
     """The whole algorithm of the published code; returns the new weights and the last δ."""
     model = copy.deepcopy(model).eval()
     parameters = list(model.parameters())

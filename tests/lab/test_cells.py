@@ -12,7 +12,7 @@ import torch
 from ibau_lab import Victim, describe, read, run
 from ibau_lite.attacks import Attack
 from ibau_lite.data import Dataset
-from ibau_lite.defenses import REGISTRY, FineTuningConfig, IBAU
+from ibau_lite.defenses import IBAU, REGISTRY, FineTuningConfig
 from ibau_lite.metrics import evaluate
 from ibau_lite.solvers import FixedPoint
 

@@ -8,7 +8,7 @@ import pytest
 from ibau_lab import Victim, describe, first_run, read
 from ibau_lab.first_run import PROFILES, Row, cells, experiments
 from ibau_lite.data import Dataset
-from ibau_lite.defenses import REGISTRY, FineTuningConfig, IBAU
+from ibau_lite.defenses import IBAU, REGISTRY, FineTuningConfig
 
 
 @pytest.mark.parametrize("profile", PROFILES)
