@@ -21,7 +21,7 @@ from torch import nn
 from ibau_lite import checkpoints
 from ibau_lite.attacks import Attack, badnets
 from ibau_lite.data import Dataset, load
-from ibau_lite.defenses import IBAU, FineTuningConfig
+from ibau_lite.defenses import FineTuningConfig, IBAUConfig
 from ibau_lite.minimax import Ascent, Search
 from ibau_lite.models import small_cnn, small_vgg
 from ibau_lite.training import Recipe
@@ -48,7 +48,8 @@ class Row:
 class Experiment:
     """One data set: the network to poison, how it is trained, and who defends it with which seeds.
 
-    `build(seed=…)` makes the untrained network. The rows are in order of what they cost.
+    `build(seed=…)` makes the untrained network. The rows are in order of what they cost. `train`
+    and `test` keep the first so many images of those parts (None: all).
     """
 
     data: str
@@ -58,6 +59,8 @@ class Experiment:
     seeds: tuple[int, ...] = (0, 1, 2)
     target: int = 8
     rate: float = 0.2
+    train: int | None = None
+    test: int | None = None
 
     @property
     def attack(self) -> Attack:
@@ -66,7 +69,8 @@ class Experiment:
 
     def load(self) -> Dataset:
         """The data, in the four disjoint parts of `data.load`."""
-        return load(self.data)
+        dataset = load(self.data)
+        return replace(dataset, train=dataset.train[: self.train], test=dataset.test[: self.test])
 
     def victim(self, dataset: Dataset, *, progress: bool = False) -> Victim:
         """The poisoned network: trained, or loaded if it was trained before."""
@@ -97,10 +101,12 @@ def experiments(profile: str = "smoke") -> tuple[Experiment, ...]:
         return (
             Experiment(
                 "signs",
-                functools.partial(small_cnn, 12),
+                functools.partial(small_cnn, 12, width=12),
                 recipe,
-                _rows(rounds=2, inner=IBAU().inner)[:4],
+                _rows(rounds=2, inner=IBAUConfig().inner)[:4],
                 seeds=(0,),
+                train=4000,
+                test=600,
             ),
         )
     full = profile == "full"
@@ -134,13 +140,13 @@ def _rows(
     repeat naive and I-BAU with three times the inner steps: what is gained by an ascent that does
     not stop on the first low hill.
     """
-    recipe = replace(IBAU(), rounds=rounds, inner=inner, flip=flip)
+    recipe = replace(IBAUConfig(), rounds=rounds, inner=inner, flip=flip)
     patient = replace(recipe, inner=Ascent(24))
     return (
         Row("fine-tuning", "fine_tuning", FineTuningConfig(epochs=2 * rounds, flip=flip)),
         Row("naive", "naive", recipe),
         Row("I-BAU", "ibau", recipe),
-        Row("I-BAU released", "ibau", IBAU.released(gtsrb=gtsrb, rounds=rounds)),
+        Row("I-BAU released", "ibau", IBAUConfig.released(gtsrb=gtsrb, rounds=rounds)),
         Row("naive, 24 inner steps", "naive", patient),
         Row("I-BAU, 24 inner steps", "ibau", patient),
     )
