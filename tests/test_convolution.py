@@ -36,6 +36,10 @@ def test_first_and_second_derivatives_in_both_modes(geometry):
         return convolution(x, w, geometry)
 
     assert torch.equal(call(images, weight), native(images, weight, geometry))
+    # Each number costs a column of the numerical derivative: a smaller example says as much.
+    few = 2 * geometry.groups
+    images = images[:, :few, :6, :7].detach().requires_grad_(True)
+    weight = weight[:few, :2].detach().requires_grad_(True)
     assert gradcheck(call, (images, weight), check_forward_ad=True)
     assert gradgradcheck(call, (images, weight), check_fwd_over_rev=True)
 

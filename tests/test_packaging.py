@@ -45,18 +45,10 @@ def test_import_takes_little_beyond_torch(tmp_path: Path) -> None:
         "import time; import torch; before = time.process_time(); import ibau_lite;"
         "print((time.process_time() - before) / before)"
     )
-    assert min(float(run_python(code, tmp_path)) for _ in range(3)) < 0.2
+    assert any(float(run_python(code, tmp_path)) < 0.2 for _ in range(3))
 
 
-def test_import_leaves_out_what_only_some_rooms_need(tmp_path: Path) -> None:
-    code = (
-        "import sys, ibau_lite;"
-        "print(*{'torchvision', 'matplotlib', 'ipywidgets', 'sklearn', 'PIL'} & set(sys.modules))"
-    )
-    assert run_python(code, tmp_path).strip() == ""
-
-
-def test_every_room_opens_by_name_and_none_draws_or_downloads(tmp_path: Path) -> None:
+def test_every_room_opens_by_name_and_none_needs_what_only_some_use(tmp_path: Path) -> None:
     code = (
         "import sys, ibau_lite as ib\n"
         "names = {'IBAU', 'hypergradient', 'ibau'}\n"

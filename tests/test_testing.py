@@ -13,7 +13,7 @@ from ibau_lite.attacks import Patch
 from ibau_lite.defenses import DefenseResult, FineTuningConfig, fine_tuning
 from ibau_lite.testing import DEFENSE_CHECKS, TRIGGER_CHECKS, check_defense, check_trigger
 
-BRIEF = FineTuningConfig(epochs=2, batch_size=8)
+BRIEF = FineTuningConfig(epochs=2, batch_size=12)
 
 
 def test_a_sound_defence_passes():
@@ -124,7 +124,10 @@ def test_a_broken_promise_is_named(defense, broken):
     named = {promise for promise in DEFENSE_CHECKS if any(f"- {promise}:" in k for k in lines)}
     assert named >= broken, str(caught.value)
     assert len(named) <= len(broken) + 2  # one fault may break a promise or two beside it
-    check_defense(defense, excused=dict.fromkeys(named, "known"))
+
+
+def test_what_is_excused_is_not_reported():
+    check_defense(deaf, excused={EVALUATOR: "known"})
 
 
 def test_an_excuse_for_something_else():

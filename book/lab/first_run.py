@@ -48,7 +48,8 @@ class Row:
 class Experiment:
     """One data set: the network to poison, how it is trained, and who defends it with which seeds.
 
-    `build(seed=…)` makes the untrained network. The rows are in order of what they cost.
+    `build(seed=…)` makes the untrained network. The rows are in order of what they cost. `train`
+    and `test` keep the first so many images of those parts (None: all).
     """
 
     data: str
@@ -58,6 +59,8 @@ class Experiment:
     seeds: tuple[int, ...] = (0, 1, 2)
     target: int = 8
     rate: float = 0.2
+    train: int | None = None
+    test: int | None = None
 
     @property
     def attack(self) -> Attack:
@@ -66,7 +69,8 @@ class Experiment:
 
     def load(self) -> Dataset:
         """The data, in the four disjoint parts of `data.load`."""
-        return load(self.data)
+        dataset = load(self.data)
+        return replace(dataset, train=dataset.train[: self.train], test=dataset.test[: self.test])
 
     def victim(self, dataset: Dataset, *, progress: bool = False) -> Victim:
         """The poisoned network: trained, or loaded if it was trained before."""
@@ -97,10 +101,12 @@ def experiments(profile: str = "smoke") -> tuple[Experiment, ...]:
         return (
             Experiment(
                 "signs",
-                functools.partial(small_cnn, 12),
+                functools.partial(small_cnn, 12, width=12),
                 recipe,
                 _rows(rounds=2, inner=IBAU().inner)[:4],
                 seeds=(0,),
+                train=4000,
+                test=600,
             ),
         )
     full = profile == "full"

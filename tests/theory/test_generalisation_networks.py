@@ -458,7 +458,7 @@ def test_the_chosen_bound_is_one_of_the_grid_and_honest_about_being_empty():
     assert choice.bound.confidence == pytest.approx(
         math.sqrt((math.log(20) + price + weight) / 100)
     )
-    many = margin.repeat(10**5)
+    many = margin.repeat(10**4)
     better = networks.choose_margin(found, many, chi=1.3, c_delta=0.5)
     assert better.bound.complexity < 1.0
 
