@@ -16,14 +16,15 @@ import torch
 from torch import nn
 
 from ibau_lite.attacks import Attack
-from ibau_lite.data import Dataset, LabelledImages
+from ibau_lite.data import Dataset, Labelled
 from ibau_lite.defenses import REGISTRY, Defense, dp
 from ibau_lite.metrics import Report, accuracy, evaluate
 from ibau_lite.streams import VERSION
 
 from .answers import Answers
+from .engine import once
 from .near_duplicates import NEAR, nearest
-from .records import append, fingerprint, key_of, provenance, read
+from .records import fingerprint, key_of, provenance
 from .victims import Victim
 
 __all__ = ["describe", "line", "run"]
@@ -113,10 +114,24 @@ def run(
         **_measured(attack, victim),
     }
     key = key_of(settings)
-    for record in read(results, cut=True) if results is not None else []:
-        if record.get("key") == key:
-            return record
+    heading = {"key": key, "profile": profile, "defense": label or defense}
+    make = functools.partial(
+        _run, dataset, attack, victim, config, settings, heading, watched, progress
+    )
+    return make() if results is None else once(results, key, make)
 
+
+def _run(
+    dataset: Dataset,
+    attack: Attack,
+    victim: Victim,
+    config: Any,
+    settings: Mapping[str, Any],
+    heading: Mapping[str, Any],
+    watched: int | None,
+    progress: bool,
+) -> dict[str, Any]:
+    defense, seed = settings["defense"], settings["seed"]
     defend = _prepared(defense, dataset, attack, victim)
     measuring = measuring_wall = 0.0
 
@@ -141,13 +156,11 @@ def run(
     )
     cpu_seconds = time.process_time() - began - measuring
     answers = Answers.of(_channels_last(defended.model), dataset.test, attack)
-    record = {
-        "key": key,
-        "profile": profile,
+    return {
+        **heading,
         "data": dataset.name,
         "source": dataset.source,
         "attack": attack.name,
-        "defense": label or defense,
         "seed": seed,
         "before": dataclasses.asdict(victim.report),
         "after": dataclasses.asdict(answers.report),
@@ -164,9 +177,6 @@ def run(
         "settings": settings,
         **provenance(),
     }
-    if results is not None:
-        append(results, record)
-    return record
 
 
 def _measured(attack: Attack, victim: Victim) -> dict[str, Any]:
@@ -185,7 +195,7 @@ def _channels_last(model: nn.Module) -> nn.Module:
     return last
 
 
-def _report(model: nn.Module, test: LabelledImages, attack: Attack) -> Report:
+def _report(model: nn.Module, test: Labelled, attack: Attack) -> Report:
     return evaluate(_channels_last(model), test, attack)
 
 
@@ -201,12 +211,12 @@ def _prepared(defense: str, dataset: Dataset, attack: Attack, victim: Victim) ->
     if defense != "dp":
         return REGISTRY[defense]
     poisoned = attack.poison(dataset.train, victim.settings["rate"], victim.settings["seed"])
-    return functools.partial(dp, train=LabelledImages(poisoned.images, poisoned.labels))
+    return functools.partial(dp, train=Labelled(poisoned.images, poisoned.labels))
 
 
 def _by_pair(model: nn.Module, dataset: Dataset, attack: Attack) -> dict[str, float]:
     """The ASR of each trigger under its label rule; of a single one it is known already."""
     if len(attack.pairs) == 1:
         return {}
-    views = attack.poisoned_test_sets(dataset.test)
+    views = attack.test_views(dataset.test)
     return {str(rule): accuracy(model, views[k]) for k, (_, rule) in enumerate(attack.pairs)}

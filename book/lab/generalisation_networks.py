@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from ibau_lite.theory.generalisation_networks import (
 from ibau_lite.theory.margins import margin_error, margins
 from torch import Tensor, nn
 
-from ibau_lite.data import Dataset, LabelledImages, load
-from ibau_lite.defenses import IBAU, FineTuningConfig, fine_tuning, ibau
+from ibau_lite.data import Dataset, Labelled, load
+from ibau_lite.defenses import FineTuningConfig, IBAUConfig, fine_tuning, ibau
 from ibau_lite.metrics import evaluate
 from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.models import mlp
@@ -35,7 +36,8 @@ from ibau_lite.streams import VERSION
 from ibau_lite.training import Recipe, fit
 
 from . import first_run
-from .records import append, provenance, read
+from .engine import once
+from .records import provenance
 
 __all__ = [
     "Worst",
@@ -68,7 +70,7 @@ class Worst:
 
 def worst_delta(
     model: nn.Module,
-    part: LabelledImages,
+    part: Labelled,
     radius: float,
     *,
     restarts: int = 4,
@@ -103,8 +105,8 @@ def worst_delta(
 
 def both_sides(
     model: nn.Module,
-    sample: LabelledImages,
-    unseen: LabelledImages,
+    sample: Labelled,
+    unseen: Labelled,
     radius: float,
     a: Capacity,
     *,
@@ -147,13 +149,13 @@ def steepest(model: nn.Module, images: Tensor) -> float:
 # --- many small networks ------------------------------------------------------------------------
 
 
-def small_digits() -> tuple[LabelledImages, LabelledImages]:
+def small_digits() -> tuple[Labelled, Labelled]:
     """The digits at their own size, 8×8: 1,000 to train on, 797 held out."""
     dataset = load("digits")
     held_out = (dataset.clean, dataset.validation, dataset.test)
     images = torch.cat([part.images for part in held_out])[:, :1, ::4, ::4].contiguous()
-    train = LabelledImages(dataset.train.images[:, :1, ::4, ::4].contiguous(), dataset.train.labels)
-    return train, LabelledImages(images, torch.cat([part.labels for part in held_out]))
+    train = Labelled(dataset.train.images[:, :1, ::4, ::4].contiguous(), dataset.train.labels)
+    return train, Labelled(images, torch.cat([part.labels for part in held_out]))
 
 
 @dataclass(frozen=True)
@@ -174,17 +176,15 @@ ZOO = tuple(
 )
 
 
-def noisy(part: LabelledImages, share: float, seed: int) -> LabelledImages:
+def noisy(part: Labelled, share: float, seed: int) -> Labelled:
     """Replace a share of the labels by random classes: a world in which less can be known."""
     generator = torch.Generator().manual_seed(seed)
     hit = torch.rand(len(part), generator=generator) < share
     random = torch.randint(10, (len(part),), generator=generator)
-    return LabelledImages(part.images, torch.where(hit, random, part.labels))
+    return Labelled(part.images, torch.where(hit, random, part.labels))
 
 
-def train(
-    setting: Setting, train_part: LabelledImages
-) -> tuple[nn.Module, nn.Module, LabelledImages]:
+def train(setting: Setting, train_part: Labelled) -> tuple[nn.Module, nn.Module, Labelled]:
     """(network, the network it started from, the sample that it has seen) for a setting."""
     sample = noisy(train_part[: setting.n], setting.noise, setting.seed)
     model, start = (
@@ -244,7 +244,7 @@ def before_and_after(
     victim = experiment.victim(dataset, progress=True).model
     recipes = {row.label: row.config for row in experiment.rows}
     tuned: FineTuningConfig = replace(recipes["fine-tuning"], epochs=2)
-    unlearning: IBAU = replace(recipes["I-BAU"], rounds=1)
+    unlearning: IBAUConfig = replace(recipes["I-BAU"], rounds=1)
     shape, chi = dataset.shape, math.sqrt(math.prod(dataset.shape)) / 2
     for name in ("poisoned", "fine-tuning", "I-BAU"):
         model = victim
@@ -284,26 +284,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", help="only these of zoo, signs, cifar10, gtsrb, with commas")
     choice = parser.parse_args(arguments)
-    done = {
-        (r["data"], r["profile"])
-        for r in read(choice.results, cut=True)
-        if r["versions"].get("streams", 1) == VERSION  # those of older streams are other networks
-    }
     experiments = {e.data: e for e in first_run.experiments(choice.profile)}
     for data in ("zoo", *experiments):
-        if (data, choice.profile) in done or (choice.data and data not in choice.data.split(",")):
+        if choice.data and data not in choice.data.split(","):
             continue
-        if data == "zoo":
-            rows, source = list(zoo()), "digits"
-        else:
-            dataset = load(data) if data == "signs" else load(data, clean=1000, test=2000)
-            search = {"restarts": 2, "steps": 10, "images": 100}
-            rows = list(before_and_after(experiments[data], dataset, **search))
-            source = dataset.source
-        record = {"data": data, "profile": choice.profile, "source": source, "rows": rows}
-        append(choice.results, {**record, **provenance()})
-        print(f"{data}: {len(rows)} networks", flush=True)
+        make = partial(_record, data, choice.profile, experiments.get(data))
+        record = once(choice.results, f"{data}, {choice.profile}", make, named=_named)
+        print(f"{data}: {len(record['rows'])} networks", flush=True)
     return 0
+
+
+def _named(record: Mapping[str, Any]) -> str | None:
+    current = record["versions"].get("streams", 1) == VERSION  # older ones are other networks
+    return f"{record['data']}, {record['profile']}" if current else None
+
+
+def _record(data: str, profile: str, experiment: first_run.Experiment | None) -> dict[str, Any]:
+    if experiment is None:
+        rows, source = list(zoo()), "digits"
+    else:
+        dataset = load(data) if data == "signs" else load(data, clean=1000, test=2000)
+        search = {"restarts": 2, "steps": 10, "images": 100}
+        rows = list(before_and_after(experiment, dataset, **search))
+        source = dataset.source
+    return {"data": data, "profile": profile, "source": source, "rows": rows, **provenance()}
 
 
 if __name__ == "__main__":

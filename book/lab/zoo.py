@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,18 @@ import torch
 from tqdm.auto import tqdm
 
 from ibau_lite import attacks
-from ibau_lite.attacks.named import COMPUTED, ONE_TARGET, SEVEN_TARGETS
+from ibau_lite.attacks.talk import COMPUTED, ONE_TARGET, SEVEN_TARGETS
 from ibau_lite.data import Dataset, cache
 from ibau_lite.metrics import accuracy, evaluate, spread
-from ibau_lite.zoo import FOLDER, digest, load_attack, load_from, names
+from ibau_lite.zoo import FOLDER, digest, names, receive, receive_attack
 
 from . import first_run
 from .answers import Answers
 from .courses import course
+from .engine import once
 from .grid import grid
-from .records import append, fingerprint, key_of, provenance, read
+from .places import processes, stop
+from .records import fingerprint, key_of, provenance, read
 from .shipping import ship
 from .undefended import UNDEFENDED
 from .victims import Victim, victim
@@ -121,7 +123,7 @@ class Zoo:
         That of the clean network is the control of BadNets, which it has never met.
         """
         if seed == 0 and self.has(name):
-            return load_attack(FOLDER, self.label(name))
+            return receive_attack(FOLDER, self.label(name))
         if name == CLEAN:
             return attacks.control(attacks.badnets())
         if name == "all_to_all":
@@ -135,7 +137,7 @@ class Zoo:
         """A network with its ACC and ASR on the test split: received, loaded, or trained and kept.
 
         What a shipped network was trained on is what its settings say: a reader's images may be
-        the originals of those. Raises as `load_from` and `victim`.
+        the originals of those. Raises as `receive` and `victim`.
         """
         if seed == 0 and self.has(member.name):
             return self._received(self.label(member.name))
@@ -169,44 +171,41 @@ class Zoo:
         test = self.dataset.test
         measured_on = {"count": len(test), "sha256": fingerprint(test)}
         settings = {"network": poisoned.settings, "test": measured_on}
-        key = key_of(settings)
-        for record in read(results, cut=True):
-            if record.get("key") == key:
-                return record
-        views = attack.poisoned_test_sets(test)
-        record = {
-            "key": key,
-            "profile": self.profile,
-            "data": self.dataset.name,
-            "source": self.dataset.source,
-            "network": member.name,
-            "attack": member.attack,
-            "rate": member.rate,
-            "seed": seed,
-            "report": dataclasses.asdict(poisoned.report),
-            "validation": dataclasses.asdict(
-                evaluate(poisoned.model, self.dataset.validation, attack)
-            ),
-            "by_pair": {
-                str(rule): accuracy(poisoned.model, views[number])
-                for number, (_, rule) in enumerate(attack.pairs)
-            },
-            "answers": Answers.of(poisoned.model, test, attack).to_dict(),
-            "control": dataclasses.asdict(evaluate(clean.model, test, attack)),
-            "seconds": poisoned.seconds,
-            "made": poisoned.made,
-            "settings": settings,
-            **provenance(),
-        }
-        append(results, record)
-        return record
+
+        def make() -> dict[str, Any]:
+            views = attack.test_views(test)
+            seen = evaluate(poisoned.model, self.dataset.validation, attack)
+            return {
+                "key": key_of(settings),
+                "profile": self.profile,
+                "data": self.dataset.name,
+                "source": self.dataset.source,
+                "network": member.name,
+                "attack": member.attack,
+                "rate": member.rate,
+                "seed": seed,
+                "report": dataclasses.asdict(poisoned.report),
+                "validation": dataclasses.asdict(seen),
+                "by_pair": {
+                    str(rule): accuracy(poisoned.model, views[number])
+                    for number, (_, rule) in enumerate(attack.pairs)
+                },
+                "answers": Answers.of(poisoned.model, test, attack).to_dict(),
+                "control": dataclasses.asdict(evaluate(clean.model, test, attack)),
+                "seconds": poisoned.seconds,
+                "made": poisoned.made,
+                "settings": settings,
+                **provenance(),
+            }
+
+        return once(results, key_of(settings), make)
 
     def label(self, name: str) -> str:
         """The name of a network among the shipped ones."""
         return f"{self.experiment.data}-{self.profile}-{name}"
 
     def _received(self, name: str) -> Victim:
-        got = load_from(FOLDER, name, self.experiment.build(seed=0))
+        got = receive(FOLDER, name, self.experiment.build(seed=0))
         model = got.model.to("cuda" if torch.cuda.is_available() else "cpu")
         report = evaluate(model, self.dataset.test, got.attack)
         settings = {**got.metadata["settings"], "weights": digest(FOLDER, name)}
@@ -215,15 +214,15 @@ class Zoo:
 
     def _trigger(self, name: str, seed: int, progress: bool) -> attacks.Trigger:
         if name not in COMPUTED:
-            return attacks.named_trigger(name)
+            return attacks.trigger(name)
         if seed == 0 and self.has(name):
-            return load_attack(FOLDER, self.label(name)).pairs[0][0]
+            return receive_attack(FOLDER, self.label(name)).pairs[0][0]
         clean = self.network(self.member(CLEAN), seed, progress=progress)
         file = f"{self.dataset.name}-{name}-{key_of(clean.settings)}.safetensors"
         path = self.folder / "attacks" / file
         if not path.exists():
             images = self.dataset.train.images
-            made = attacks.named_trigger(name, clean.model, images, seed=seed, progress=progress)
+            made = attacks.trigger(name, clean.model, images, seed=seed, progress=progress)
             attacks.save(attacks.one_target(name, made), path)
         return attacks.load(path).pairs[0][0]
 
@@ -317,19 +316,14 @@ def _build(
         for member, seed in tqdm(work, desc="zoo", unit="network"):
             _tell(zoo.record(member, seed, results=results, progress=True))
         return
-    # Imported here: one network at a time needs no pool.
-    from joblib import Parallel, delayed, parallel_config
-
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    with parallel_config(backend="loky", inner_max_num_threads=threads):
-        done = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-            delayed(_record_alone)(
-                zoo.experiment.data, zoo.profile, zoo.folder, not zoo.shipped, m, seed, results
-            )
-            for m, seed in work
-        )
-        for record in tqdm(done, desc="zoo", unit="network", total=len(work)):
-            _tell(record)
+    there = zoo.experiment.data, zoo.profile, zoo.folder, not zoo.shipped
+    executor = processes(jobs)
+    try:
+        flights = [executor.submit(_record_alone, *there, m, seed, results) for m, seed in work]
+        for done in tqdm(as_completed(flights), desc="zoo", unit="network", total=len(work)):
+            _tell(done.result())
+    finally:
+        stop(executor)
 
 
 def _record_alone(
@@ -356,7 +350,7 @@ def _ship(zoo: Zoo, member: Member) -> None:
     }
     name = zoo.label(member.name)
     path, _ = ship(whole.model, attack, zoo.folder / "half", name, told)
-    received = load_from(path.parent, name, zoo.experiment.build())
+    received = receive(path.parent, name, zoo.experiment.build())
     report = evaluate(received.model, zoo.dataset.test, attack)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {report}", flush=True)
 
