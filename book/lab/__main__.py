@@ -8,6 +8,7 @@ import sys
 COMMANDS = {
     "zoo": "ibau_lab.zoo",
     "reproduce": "ibau_lab.runner",
+    "rerun": "ibau_lab.rerun",
     "tables": "ibau_lab.report",
     "near_duplicates": "ibau_lab.near_duplicates",
 }
@@ -15,6 +16,7 @@ HELP = """usage: python -m ibau_lab COMMAND …
 
   zoo        train poisoned networks, or print the table of those that are recorded
   reproduce  run the cells of the talk's tables, list them, or estimate their time
+  rerun      run a recorded cell again, and say whether it agrees
   tables     print what is recorded of the tables, beside the talk's numbers
   near_duplicates
              count the test images that are nearly among the clean ones

@@ -22,8 +22,9 @@ from ibau_lite.metrics import Report, accuracy, evaluate
 from ibau_lite.streams import VERSION
 
 from .answers import Answers
+from .engine import once
 from .near_duplicates import NEAR, nearest
-from .records import append, fingerprint, key_of, provenance, read
+from .records import fingerprint, key_of, provenance
 from .victims import Victim
 
 __all__ = ["describe", "line", "run"]
@@ -113,10 +114,24 @@ def run(
         **_measured(attack, victim),
     }
     key = key_of(settings)
-    for record in read(results, cut=True) if results is not None else []:
-        if record.get("key") == key:
-            return record
+    heading = {"key": key, "profile": profile, "defense": label or defense}
+    make = functools.partial(
+        _run, dataset, attack, victim, config, settings, heading, watched, progress
+    )
+    return make() if results is None else once(results, key, make)
 
+
+def _run(
+    dataset: Dataset,
+    attack: Attack,
+    victim: Victim,
+    config: Any,
+    settings: Mapping[str, Any],
+    heading: Mapping[str, Any],
+    watched: int | None,
+    progress: bool,
+) -> dict[str, Any]:
+    defense, seed = settings["defense"], settings["seed"]
     defend = _prepared(defense, dataset, attack, victim)
     measuring = measuring_wall = 0.0
 
@@ -141,13 +156,11 @@ def run(
     )
     cpu_seconds = time.process_time() - began - measuring
     answers = Answers.of(_channels_last(defended.model), dataset.test, attack)
-    record = {
-        "key": key,
-        "profile": profile,
+    return {
+        **heading,
         "data": dataset.name,
         "source": dataset.source,
         "attack": attack.name,
-        "defense": label or defense,
         "seed": seed,
         "before": dataclasses.asdict(victim.report),
         "after": dataclasses.asdict(answers.report),
@@ -164,9 +177,6 @@ def run(
         "settings": settings,
         **provenance(),
     }
-    if results is not None:
-        append(results, record)
-    return record
 
 
 def _measured(attack: Attack, victim: Victim) -> dict[str, Any]:

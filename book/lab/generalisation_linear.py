@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from torch import Tensor, nn
 from ibau_lite.data import Dataset, load
 
 from . import first_run
-from .records import append, provenance, read
+from .engine import once
+from .records import provenance
 
 __all__ = [
     "Population",
@@ -241,6 +243,12 @@ class Task:
     decays: tuple[float, ...] = (1e-3, 1e-2)
     coverage: tuple[int, float, int] | None = None  # n, C_δ, draws
 
+    @property
+    def name(self) -> str:
+        """What the records call its population."""
+        name = self.data + (" features" if self.data != "digits" else "")
+        return name + ("" if self.pair is None else f" {self.pair[0]}/{self.pair[1]}")
+
 
 _SMOKE = (
     Task("digits", (300, 1000), (0.0, 0.5)),
@@ -280,39 +288,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("results/generalisation_linear.jsonl"))
     parser.add_argument("--data", help="only these data sets, separated by commas")
     choice = parser.parse_args(arguments)
-    done = {(r["population"], r["profile"], r["kind"]) for r in read(choice.results, cut=True)}
     for task in PROFILES[choice.profile]:
         if choice.data and task.data not in choice.data.split(","):
             continue
-        name = task.data + (" features" if task.data != "digits" else "")
-        name += "" if task.pair is None else f" {task.pair[0]}/{task.pair[1]}"
-        kinds = ["sweep"] + ["coverage"] * (task.coverage is not None)
-        missing = [kind for kind in kinds if (name, choice.profile, kind) not in done]
-        if not missing:
-            continue
-        population = _population(task)
-        for kind in missing:
-            if kind == "sweep":
-                rows = list(sweep(population, task.sizes, task.radii, decays=task.decays))
-            else:
-                assert task.coverage is not None
-                n, c_delta, draws = task.coverage
-                rows = coverage(population, n, c_delta, draws=draws)
-            record = {
-                "population": name,
-                "profile": choice.profile,
-                "kind": kind,
-                "classes": population.classes,
-                "images": len(population),
-                "chi": population.chi,
-                "source": population.source,
-                "rows": rows,
-                **provenance(),
-            }
-            append(choice.results, record)
+        population = cache(partial(_population, task))
+        for kind in ["sweep"] + ["coverage"] * (task.coverage is not None):
+            make = partial(_record, task, kind, choice.profile, population)
+            record = once(choice.results, _key(task.name, choice.profile, kind), make, named=_named)
+            rows = record["rows"]
             failed = sum(row["left"] > row["total"] for row in rows)
-            print(f"{name} ({kind}): {len(rows)} rows, the bound failed in {failed}", flush=True)
+            print(f"{task.name} ({kind}): {len(rows)} rows, the bound failed in {failed}")
     return 0
+
+
+def _key(population: str, profile: str, kind: str) -> str:
+    return f"{population}, {profile}, {kind}"
+
+
+def _named(record: Mapping[str, Any]) -> str:
+    return _key(record["population"], record["profile"], record["kind"])
+
+
+def _record(
+    task: Task, kind: str, profile: str, populated: Callable[[], Population]
+) -> dict[str, Any]:
+    population = populated()
+    if kind == "sweep":
+        rows = list(sweep(population, task.sizes, task.radii, decays=task.decays))
+    else:
+        assert task.coverage is not None
+        n, c_delta, draws = task.coverage
+        rows = coverage(population, n, c_delta, draws=draws)
+    return {
+        "population": task.name,
+        "profile": profile,
+        "kind": kind,
+        "classes": population.classes,
+        "images": len(population),
+        "chi": population.chi,
+        "source": population.source,
+        "rows": rows,
+        **provenance(),
+    }
 
 
 if __name__ == "__main__":

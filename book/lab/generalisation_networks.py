@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ from ibau_lite.streams import VERSION
 from ibau_lite.training import Recipe, fit
 
 from . import first_run
-from .records import append, provenance, read
+from .engine import once
+from .records import provenance
 
 __all__ = [
     "Worst",
@@ -284,26 +286,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", help="only these of zoo, signs, cifar10, gtsrb, with commas")
     choice = parser.parse_args(arguments)
-    done = {
-        (r["data"], r["profile"])
-        for r in read(choice.results, cut=True)
-        if r["versions"].get("streams", 1) == VERSION  # those of older streams are other networks
-    }
     experiments = {e.data: e for e in first_run.experiments(choice.profile)}
     for data in ("zoo", *experiments):
-        if (data, choice.profile) in done or (choice.data and data not in choice.data.split(",")):
+        if choice.data and data not in choice.data.split(","):
             continue
-        if data == "zoo":
-            rows, source = list(zoo()), "digits"
-        else:
-            dataset = load(data) if data == "signs" else load(data, clean=1000, test=2000)
-            search = {"restarts": 2, "steps": 10, "images": 100}
-            rows = list(before_and_after(experiments[data], dataset, **search))
-            source = dataset.source
-        record = {"data": data, "profile": choice.profile, "source": source, "rows": rows}
-        append(choice.results, {**record, **provenance()})
-        print(f"{data}: {len(rows)} networks", flush=True)
+        make = partial(_record, data, choice.profile, experiments.get(data))
+        record = once(choice.results, f"{data}, {choice.profile}", make, named=_named)
+        print(f"{data}: {len(record['rows'])} networks", flush=True)
     return 0
+
+
+def _named(record: Mapping[str, Any]) -> str | None:
+    current = record["versions"].get("streams", 1) == VERSION  # older ones are other networks
+    return f"{record['data']}, {record['profile']}" if current else None
+
+
+def _record(data: str, profile: str, experiment: first_run.Experiment | None) -> dict[str, Any]:
+    if experiment is None:
+        rows, source = list(zoo()), "digits"
+    else:
+        dataset = load(data) if data == "signs" else load(data, clean=1000, test=2000)
+        search = {"restarts": 2, "steps": 10, "images": 100}
+        rows = list(before_and_after(experiment, dataset, **search))
+        source = dataset.source
+    return {"data": data, "profile": profile, "source": source, "rows": rows, **provenance()}
 
 
 if __name__ == "__main__":

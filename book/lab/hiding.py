@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ from ibau_lite.searches import Toward
 from ibau_lite.sets import L1Ball, L2Ball
 from ibau_lite.speed import fold_batchnorm
 
+from .engine import once
 from .grid import grid
-from .records import append, fingerprint, key_of, provenance, read
+from .records import fingerprint, key_of, provenance
 from .zoo import Zoo
 
 __all__ = ["lead", "main", "measure", "table"]
@@ -128,25 +130,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in choice.attacks.split(","):
         victim = zoo.network(zoo.member(name))
         settings = {"victim": victim.settings, "images": fingerprint(part), "version": 1}
-        key = key_of(settings)
-        if any(record.get("key") == key for record in read(choice.results, cut=True)):
-            print(f"{choice.data}, {name}: recorded already")
-            continue
-        began = time.process_time()
-        record = {
-            "key": key,
-            "profile": "cpu",
-            "data": choice.data,
-            "source": zoo.dataset.source,
-            "attack": name,
-            **measure(victim.model, part, zoo.attack(name)),
-            "cpu_seconds": time.process_time() - began,
-            "settings": settings,
-            **provenance(),
-        }
-        append(choice.results, record)
+        make = partial(_record, zoo, name, victim.model, part, settings)
+        record = once(choice.results, key_of(settings), make)
         print(table([record], choice.data).splitlines()[-1], flush=True)
     return 0
+
+
+def _record(
+    zoo: Zoo, name: str, model: nn.Module, part: LabelledImages, settings: dict[str, Any]
+) -> dict[str, Any]:
+    began = time.process_time()
+    return {
+        "key": key_of(settings),
+        "profile": zoo.profile,
+        "data": zoo.experiment.data,
+        "source": zoo.dataset.source,
+        "attack": name,
+        **measure(model, part, zoo.attack(name)),
+        "cpu_seconds": time.process_time() - began,
+        "settings": settings,
+        **provenance(),
+    }
 
 
 if __name__ == "__main__":

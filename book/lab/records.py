@@ -28,6 +28,7 @@ __all__ = [
     "key_of",
     "provenance",
     "read",
+    "read_line",
     "usual_device",
     "weights_digest",
 ]
@@ -185,6 +186,17 @@ def read(path: str | Path, *, cut: bool = False) -> list[dict[str, Any]]:
                 stacklevel=2,
             )
     return records
+
+
+def read_line(path: str | Path, number: int) -> dict[str, Any]:
+    """The record in one line of a file, counted from 1; raises `ValueError` where there is none."""
+    lines = Path(path).read_bytes().split(b"\n")
+    if not 0 < number <= len(lines) or not lines[number - 1]:
+        raise ValueError(f"{path} has no record in line {number}")
+    try:
+        return _parsed(lines[number - 1])
+    except ValueError as error:
+        raise ValueError(f"{path}, line {number}: {error}") from error
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

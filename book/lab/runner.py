@@ -14,111 +14,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from . import pool
-from .claims import Claims
+from . import places
+from .engine import Claims, Job, resume
 from .estimate import estimate
 from .first_run import PROFILES
 from .plan import TABLES, Cell, plan
-from .work import NetworkFailed, attempt, failure
+from .work import attempt, failure
 
-__all__ = ["main", "sweep"]
-
-
-@dataclass
-class _Sweep:
-    """What is under way: the cells in flight, what they are making, and what cannot be made."""
-
-    claims: Claims
-    places: int
-    open: Callable[[], Executor]
-    work: Callable[[Cell], dict[str, Any]]
-    flights: dict[Future[Any], Cell] = field(default_factory=dict)
-    made: set[tuple[str, str, int]] = field(default_factory=set)
-    broken: dict[tuple[str, str, int], str] = field(default_factory=dict)
-
-    deaths: int = 0
-
-    def __post_init__(self) -> None:
-        self.executor = self.open()
-
-    def run(self, cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
-        """Yield the record of each cell that was settled here, as it comes.
-
-        Cells that another runner has taken are asked for once more at the end.
-        """
-        try:
-            for waiting in (list(cells), list(cells)):
-                while waiting or self.flights:
-                    self._depart(waiting)
-                    if not self.flights:
-                        break
-                    done, _ = wait(self.flights, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield self._arrive(self.flights.pop(future), future)
-        finally:
-            for future in self.flights:
-                future.cancel()
-            if self.flights:
-                pool.stop(self.executor)  # before others may take what it works on
-            self.executor.shutdown(wait=False)
-            self.claims.give_back()
-
-    def _depart(self, waiting: list[Cell]) -> None:
-        """Fill the free places with the first cells that need nothing which is being made.
-
-        A place is not wasted on waiting for a network that another cell trains already.
-        """
-        for cell in list(waiting):
-            if len(self.flights) >= self.places:
-                return
-            busy = set().union(*(other.needs - self.made for other in self.flights.values()))
-            if (cell.needs - self.made) & busy:
-                continue
-            waiting.remove(cell)
-            if self.claims.take(cell.key):
-                self.flights[self._submit(cell)] = cell
-
-    def _submit(self, cell: Cell) -> Future[Any]:
-        for need in cell.needs & self.broken.keys():
-            future: Future[Any] = Future()
-            future.set_exception(NetworkFailed(self.broken[need]))
-            return future
-        try:
-            return self.executor.submit(self.work, cell)
-        except BrokenProcessPool as error:  # what was in flight is recorded as failed
-            self.deaths += 1
-            if self.deaths == 3:
-                raise RuntimeError(
-                    "three times in a row a process was killed and nothing was finished: is there "
-                    "too little memory? Run it with fewer --jobs, and --retry"
-                ) from error
-            self.executor = self.open()
-            return self.executor.submit(self.work, cell)
-
-    def _arrive(self, cell: Cell, future: Future[Any]) -> dict[str, Any]:
-        error = future.exception()
-        if isinstance(error, NetworkFailed):
-            self.broken[cell.case.data, cell.case.network, cell.network_seed] = str(error)
-        elif error is None:
-            self.made |= cell.needs
-            self.deaths = 0
-        record: dict[str, Any] = future.result() if error is None else failure(cell, error)
-        try:
-            self.claims.settle(cell.key, record)
-        except ValueError as unwritable:  # a defence's history holds what is not JSON
-            record = failure(cell, unwritable)
-            self.claims.settle(cell.key, record)
-        return record
+__all__ = ["job", "main", "sweep"]
 
 
 def sweep(
@@ -136,8 +47,8 @@ def sweep(
 
     `jobs` cells at a time: in this process if it is 1, in processes of their own if it is more, on
     the Dask cluster of `scheduler` if that is given (0: as many as it has room for). `gpus` as in
-    `pool.cluster`, `retry` as in `Claims`. Raises `ValueError` for fewer jobs, and for `gpus`
-    without a scheduler, and as the pool.
+    `places.cluster`, `retry` as in `Claims`. Raises `ValueError` for fewer jobs, and for `gpus`
+    without a scheduler, and as `places.cluster`.
     """
     if jobs < (0 if scheduler else 1):
         raise ValueError(f"jobs: at least 1 is expected, got {jobs}")
@@ -148,34 +59,40 @@ def sweep(
     left = [cell for cell in cells if cell.key not in settled]
     if not left:
         return []
-    if scheduler:
-        with pool.cluster(scheduler, gpus=gpus) as (executor, room):
-            places = jobs or room
-            on_cluster = _Sweep(claims, places, lambda: executor, _work(folder, places))
-            return _watched(on_cluster, left, len(cells), progress)
-    begin = pool.Here if jobs == 1 else partial(pool.Processes, jobs)
-    return _watched(_Sweep(claims, jobs, begin, _work(folder, jobs)), left, len(cells), progress)
+    if not scheduler:
+        begin = places.Here if jobs == 1 else partial(places.processes, jobs)
+        under_way = resume([job(cell, folder, jobs) for cell in left], claims, jobs, begin)
+        return _watched(under_way, len(cells), progress)
+    with places.cluster(scheduler, gpus=gpus) as (executor, room):
+        at_once = jobs or room
+        there = [job(cell, folder, at_once) for cell in left]
+        return _watched(resume(there, claims, at_once, lambda: executor), len(cells), progress)
 
 
-def _watched(
-    under_way: _Sweep, left: Sequence[Cell], total: int, progress: bool
-) -> list[dict[str, Any]]:
+def job(cell: Cell, folder: str | Path | None = None, jobs: int = 1) -> Job:
+    """A cell as the engine runs it, `jobs` at a time; `folder` keeps the networks."""
+    # By keyword and as text: what a process or a cluster is sent holds plain values.
+    where = None if folder is None else str(Path(folder).resolve())
+    return Job(
+        cell.key,
+        partial(attempt, cell, folder=where, jobs=jobs),
+        partial(failure, cell),
+        cell.needs,
+        (cell.case.data, cell.case.network, cell.network_seed),
+    )
+
+
+def _watched(under_way: resume, total: int, progress: bool) -> list[dict[str, Any]]:
     """Run the cells that are left of `total`, with a bar and a printed line for each."""
     finished = []
-    with tqdm(total=total, initial=total - len(left), disable=not progress, unit="cell") as bar:
-        for record in under_way.run(left):
+    done = total - len(under_way.jobs)
+    with tqdm(total=total, initial=done, disable=not progress, unit="cell") as bar:
+        for record in under_way:
             finished.append(record)
             bar.update()
             if progress:
                 bar.write(_line(record))
     return finished
-
-
-def _work(folder: str | Path | None, jobs: int) -> Callable[[Cell], dict[str, Any]]:
-    # By keyword and as text: what a process or a cluster is sent holds plain values.
-    return partial(
-        attempt, folder=None if folder is None else str(Path(folder).resolve()), jobs=jobs
-    )
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,15 @@ from torch import Tensor, nn
 
 from ibau_lite import hypergrad
 from ibau_lite.attacks import Attack
-from ibau_lite.data import LabelledImages
+from ibau_lite.data import Dataset, LabelledImages
 from ibau_lite.metrics import evaluate, predict
 from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.sets import L2Ball
 from ibau_lite.solvers import Ritz
 
-from .first_run import PROFILES, experiments
-from .records import append, fingerprint, key_of, provenance, read, weights_digest
+from .engine import once
+from .first_run import PROFILES, Experiment, experiments
+from .records import fingerprint, key_of, provenance, weights_digest
 
 __all__ = ["main", "measure"]
 
@@ -165,29 +167,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "steps": choice.steps,
             "version": 2,
         }
-        key = key_of(settings)
-        if any(record.get("key") == key for record in read(choice.results, cut=True)):
-            print(f"{name}: recorded already")
-            continue
-        started = time.process_time()
-        seen = measure(model, part, experiment.attack, steps=choice.steps)
-        report = evaluate(model, dataset.test, experiment.attack)
-        record = {
-            "key": key,
-            "profile": choice.profile,
-            "data": name,
-            "source": dataset.source,
-            "attack": experiment.attack.name,
-            "accuracy": report.accuracy,
-            "attack_success_rate": report.attack_success_rate,
-            "settings": settings,
-            **seen,
-            "cpu_seconds": time.process_time() - started,
-            **provenance(),
-        }
-        append(choice.results, record)
-        print(_line(record), flush=True)
+        make = partial(_record, experiment, choice.profile, dataset, model, part, settings)
+        print(_line(once(choice.results, key_of(settings), make)), flush=True)
     return 0
+
+
+def _record(
+    experiment: Experiment,
+    profile: str,
+    dataset: Dataset,
+    model: nn.Module,
+    part: LabelledImages,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    started = time.process_time()
+    seen = measure(model, part, experiment.attack, steps=settings["steps"])
+    report = evaluate(model, dataset.test, experiment.attack)
+    return {
+        "key": key_of(settings),
+        "profile": profile,
+        "data": experiment.data,
+        "source": dataset.source,
+        "attack": experiment.attack.name,
+        "accuracy": report.accuracy,
+        "attack_success_rate": report.attack_success_rate,
+        "settings": settings,
+        **seen,
+        "cpu_seconds": time.process_time() - started,
+        **provenance(),
+    }
 
 
 def _line(record: Mapping[str, Any]) -> str:

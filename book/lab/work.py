@@ -19,26 +19,23 @@ from ibau_lite.data import LabelledImages
 
 from . import cells
 from .contenders import contender
+from .engine import NeedFailed
 from .plan import Case, Cell
 from .records import provenance
 from .victims import Victim
 from .zoo import CLEAN, Member, Zoo
 
-__all__ = ["NetworkFailed", "attempt", "failure", "perform"]
+__all__ = ["attempt", "failure", "perform"]
 
 _WATCHED = 1_000
 """Test images that are looked at after each round: on a CPU all of them cost more than a round."""
-
-
-class NetworkFailed(RuntimeError):
-    """The network of a cell could not be made: no cell that needs it can be run."""
 
 
 def perform(cell: Cell, folder: str | None = None, jobs: int = 1) -> dict[str, Any]:
     """Run a cell and return its record; trains what it needs if nobody has.
 
     `folder` keeps the networks (the cache's `victims/` by default); `jobs` is how many cells share
-    this machine, for the record. Raises `NetworkFailed`, and whatever the defence raises.
+    this machine, for the record. Raises `NeedFailed`, and whatever the defence raises.
     """
     began = time.perf_counter()
     try:
@@ -46,7 +43,7 @@ def perform(cell: Cell, folder: str | None = None, jobs: int = 1) -> dict[str, A
         # Of one network whatever the clean set, so that it is read once for all of Table 5.
         victim = _victim(zoo, dataclasses.replace(cell.case, clean=0), cell.network_seed)
     except Exception as error:
-        raise NetworkFailed(f"{cell.case.network}: {type(error).__name__}: {error}") from error
+        raise NeedFailed(f"{cell.case.network}: {type(error).__name__}: {error}") from error
     warmed = _warm_up(cell.case.data, cell.profile, folder, victim.model)
     ready = time.perf_counter()
     chosen = contender(cell.defense, cell.profile, cell.case.data)
@@ -83,11 +80,11 @@ def attempt(cell: Cell, folder: str | None = None, jobs: int = 1) -> dict[str, A
     """`perform`, and the record of a failure where the defence raises.
 
     The text of the error comes back, not the error: not every one survives the way from another
-    process. Raises `NetworkFailed` alone.
+    process. Raises `NeedFailed` alone.
     """
     try:
         return perform(cell, folder, jobs)
-    except NetworkFailed:
+    except NeedFailed:
         raise
     except Exception as error:
         return failure(cell, error)

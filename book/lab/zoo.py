@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,10 @@ from ibau_lite.zoo import FOLDER, digest, load_attack, load_from, names
 from . import first_run
 from .answers import Answers
 from .courses import course
+from .engine import once
 from .grid import grid
-from .records import append, fingerprint, key_of, provenance, read
+from .places import processes, stop
+from .records import fingerprint, key_of, provenance, read
 from .shipping import ship
 from .undefended import UNDEFENDED
 from .victims import Victim, victim
@@ -169,37 +171,34 @@ class Zoo:
         test = self.dataset.test
         measured_on = {"count": len(test), "sha256": fingerprint(test)}
         settings = {"network": poisoned.settings, "test": measured_on}
-        key = key_of(settings)
-        for record in read(results, cut=True):
-            if record.get("key") == key:
-                return record
-        views = attack.poisoned_test_sets(test)
-        record = {
-            "key": key,
-            "profile": self.profile,
-            "data": self.dataset.name,
-            "source": self.dataset.source,
-            "network": member.name,
-            "attack": member.attack,
-            "rate": member.rate,
-            "seed": seed,
-            "report": dataclasses.asdict(poisoned.report),
-            "validation": dataclasses.asdict(
-                evaluate(poisoned.model, self.dataset.validation, attack)
-            ),
-            "by_pair": {
-                str(rule): accuracy(poisoned.model, views[number])
-                for number, (_, rule) in enumerate(attack.pairs)
-            },
-            "answers": Answers.of(poisoned.model, test, attack).to_dict(),
-            "control": dataclasses.asdict(evaluate(clean.model, test, attack)),
-            "seconds": poisoned.seconds,
-            "made": poisoned.made,
-            "settings": settings,
-            **provenance(),
-        }
-        append(results, record)
-        return record
+
+        def make() -> dict[str, Any]:
+            views = attack.poisoned_test_sets(test)
+            seen = evaluate(poisoned.model, self.dataset.validation, attack)
+            return {
+                "key": key_of(settings),
+                "profile": self.profile,
+                "data": self.dataset.name,
+                "source": self.dataset.source,
+                "network": member.name,
+                "attack": member.attack,
+                "rate": member.rate,
+                "seed": seed,
+                "report": dataclasses.asdict(poisoned.report),
+                "validation": dataclasses.asdict(seen),
+                "by_pair": {
+                    str(rule): accuracy(poisoned.model, views[number])
+                    for number, (_, rule) in enumerate(attack.pairs)
+                },
+                "answers": Answers.of(poisoned.model, test, attack).to_dict(),
+                "control": dataclasses.asdict(evaluate(clean.model, test, attack)),
+                "seconds": poisoned.seconds,
+                "made": poisoned.made,
+                "settings": settings,
+                **provenance(),
+            }
+
+        return once(results, key_of(settings), make)
 
     def label(self, name: str) -> str:
         """The name of a network among the shipped ones."""
@@ -317,19 +316,14 @@ def _build(
         for member, seed in tqdm(work, desc="zoo", unit="network"):
             _tell(zoo.record(member, seed, results=results, progress=True))
         return
-    # Imported here: one network at a time needs no pool.
-    from joblib import Parallel, delayed, parallel_config
-
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    with parallel_config(backend="loky", inner_max_num_threads=threads):
-        done = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-            delayed(_record_alone)(
-                zoo.experiment.data, zoo.profile, zoo.folder, not zoo.shipped, m, seed, results
-            )
-            for m, seed in work
-        )
-        for record in tqdm(done, desc="zoo", unit="network", total=len(work)):
-            _tell(record)
+    there = zoo.experiment.data, zoo.profile, zoo.folder, not zoo.shipped
+    executor = processes(jobs)
+    try:
+        flights = [executor.submit(_record_alone, *there, m, seed, results) for m, seed in work]
+        for done in tqdm(as_completed(flights), desc="zoo", unit="network", total=len(work)):
+            _tell(done.result())
+    finally:
+        stop(executor)
 
 
 def _record_alone(

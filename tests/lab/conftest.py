@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from ibau_lab import Victim, victim
+from ibau_lab import Victim, victim, work
+from ibau_lab.plan import settings
 from ibau_lite.attacks import Attack, badnets
 from ibau_lite.data import Dataset, LabelledImages
 from ibau_lite.models import small_cnn
@@ -44,3 +47,23 @@ def attack() -> Attack:
 @pytest.fixture
 def poisoned(dataset: Dataset, attack: Attack, tmp_path: Path) -> Victim:
     return victim(dataset, attack, BUILD, RECIPE, folder=tmp_path / "victims")
+
+
+def forget() -> None:
+    for cached in (work._zoo, work._victim, settings):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """The miniature on noise; the file that is returned gets a line with every training."""
+    spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("tiny.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.shrink(monkeypatch.setattr)
+    monkeypatch.setenv("TINY_LOG", str(tmp_path / "trainings"))
+    forget()
+    monkeypatch.setattr(work, "_WARM", {})
+    yield tmp_path / "trainings"
+    forget()

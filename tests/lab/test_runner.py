@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -11,20 +10,22 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ibau_lab import __main__ as command_line
-from ibau_lab import provenance, read, runner, work
-from ibau_lab.claims import Claims
+from ibau_lab import places, provenance, read, work
+from ibau_lab.engine import Claims, Job, NeedFailed, resume
 from ibau_lab.estimate import estimate
-from ibau_lab.plan import Case, Cell, plan, settings
-from ibau_lab.runner import _Sweep, sweep
+from ibau_lab.plan import Case, Cell, plan
+from ibau_lab.runner import job, sweep
 from ibau_lite.defenses import REGISTRY
 
 pytestmark = pytest.mark.filterwarnings("ignore:the model reads:UserWarning")
@@ -36,26 +37,6 @@ TIMES = {
 }  # fmt: skip
 
 
-def forget() -> None:
-    for cached in (work._zoo, work._victim, settings):
-        cached.cache_clear()
-
-
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """The miniature on noise; the file that is returned gets a line with every training."""
-    spec = importlib.util.spec_from_file_location("tiny", TINY)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.shrink(monkeypatch.setattr)
-    monkeypatch.setenv("TINY_LOG", str(tmp_path / "trainings"))
-    forget()
-    monkeypatch.setattr(work, "_WARM", {})
-    yield tmp_path / "trainings"
-    forget()
-
-
 def start(folder: Path, *more: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(TINY), "reproduce", "table1", "table5", "--only", "ft,nad"]
     command += ["--seeds", "2", "--results", str(folder / "r.jsonl"), "--folder", str(folder)]
@@ -65,11 +46,11 @@ def start(folder: Path, *more: str) -> subprocess.Popen[bytes]:
 
 
 def wait_for_lines(path: Path, count: int) -> None:
-    for _ in range(1200):
+    for _ in range(6000):
         if path.exists() and path.read_text(encoding="utf-8").count("\n") >= count:
             return
         time.sleep(0.05)
-    pytest.fail(f"{path} has not got {count} lines in a minute")
+    pytest.fail(f"{path} has not got {count} lines in five minutes")
 
 
 def keys(path: Path) -> Counter[str]:
@@ -106,11 +87,11 @@ def stopped(folder: Path, by: signal.Signals, lines: int) -> int:
         wait_for_lines(folder / "r.jsonl", lines)
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(by)
-        status = process.wait(30)
+        status = process.wait(120)
     finally:
         process.kill()
     assert len(children) >= 2
-    assert not psutil.wait_procs(children, timeout=30)[1], "orphans go on working"
+    assert not psutil.wait_procs(children, timeout=60)[1], "orphans go on working"
     assert lines <= len(read(folder / "r.jsonl")) < 16, "it was not stopped in the middle"
     return status
 
@@ -134,13 +115,42 @@ def test_interrupted_it_ends_what_it_works_on_before_others_may_take_it(
     assert not list(tmp_path.glob(".r.jsonl.claims/*"))
 
 
+ASLEEP = """
+import os, time
+from ibau_lab import places
+if __name__ == "__main__":
+    executor = places.processes(2)
+    for worker in [executor.submit(os.getpid) for _ in range(2)]:
+        worker.result()
+    flights = [executor.submit(time.sleep, 300) for _ in range(2)]
+    print("asleep", flush=True)
+    time.sleep(300)
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    psutil = pytest.importorskip("psutil")
+    script = tmp_path / "asleep.py"
+    script.write_text(ASLEEP, encoding="utf-8")
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    try:
+        assert parent.stdout.readline() == b"asleep\n"
+        children = psutil.Process(parent.pid).children(recursive=True)
+        assert sum("popen_loky" in " ".join(each.cmdline()) for each in children) == 2
+    finally:
+        parent.kill()  # SIGKILL: it cannot tell anybody
+        parent.wait()
+    assert not psutil.wait_procs(children, timeout=60)[1], "orphans go on working"
+
+
 def test_a_pool_is_stopped_in_the_middle_of_its_work() -> None:
-    executor = runner.pool.Processes(2)
+    executor = places.processes(2)
     flights = [executor.submit(time.sleep, 300) for _ in range(2)]
     while not all(flight.running() for flight in flights):
         time.sleep(0.05)
     began = time.monotonic()
-    runner.pool.stop(executor)
+    places.stop(executor)
     assert time.monotonic() - began < 60
     assert all(flight.done() for flight in flights)
 
@@ -152,7 +162,7 @@ def test_two_runners_share_the_cells_and_the_networks(tiny: Path, tmp_path: Path
         wait_for_lines(path, 1)
         ours = sweep(planned(), path, folder=tmp_path)
     finally:
-        assert other.wait(60) == 0
+        assert other.wait(300) == 0
     assert keys(path) == all_once()
     assert 0 < len(ours) < 16
     assert tiny.read_text() == "trained\n" * 2
@@ -258,14 +268,17 @@ def fake(cell: Cell) -> dict[str, Any]:
     return {"cell": {"key": cell.key}, "found": None}
 
 
+def jobs(cells: Sequence[Cell], work_: Callable[[Cell], dict[str, Any]] = fake) -> list[Job]:
+    return [replace(job(cell), make=partial(work_, cell)) for cell in cells]
+
+
 def test_a_record_that_is_not_json_is_a_failed_cell(tmp_path: Path) -> None:
     cells = plan(["table1"], "smoke", seeds=1, only=["ft", "nad"])
 
     def odd(cell: Cell) -> dict[str, Any]:
         return {**fake(cell), "history": {1, 2} if cell.defense == "nad" else []}
 
-    under_way = _Sweep(Claims(tmp_path / "r.jsonl"), 1, runner.pool.Here, odd)
-    records = list(under_way.run(cells))
+    records = list(resume(jobs(cells, odd), Claims(tmp_path / "r.jsonl")))
     assert [r["cell"]["key"] for r in read(tmp_path / "r.jsonl")] == [c.key for c in cells]
     failed = [record for record in records if "error" in record]
     assert len(failed) == 2 and "ValueError: a record holds JSON only" in failed[0]["error"]
@@ -288,8 +301,8 @@ def test_a_network_that_is_being_made_is_not_waited_for(tmp_path: Path) -> None:
             made.update(cell.needs)
         return fake(cell)
 
-    under_way = _Sweep(Claims(tmp_path / "r.jsonl"), 4, lambda: ThreadPoolExecutor(4), slow)
-    records = list(under_way.run(cells))
+    claims = Claims(tmp_path / "r.jsonl")
+    records = list(resume(jobs(cells, slow), claims, 4, lambda: ThreadPoolExecutor(4)))
     assert {r["cell"]["key"] for r in records} == {cell.key for cell in cells}
     assert not [r for r in records if "error" in r]
 
@@ -301,12 +314,12 @@ def test_a_network_that_cannot_be_made_is_tried_once(tmp_path: Path) -> None:
     def work_(cell: Cell) -> dict[str, Any]:
         tried.append(cell.case.network)
         if cell.case.network == "badnets":
-            raise work.NetworkFailed("badnets: MemoryError: no")
+            raise NeedFailed("badnets: MemoryError: no")
         return fake(cell)
 
-    records = list(_Sweep(Claims(tmp_path / "r.jsonl"), 1, runner.pool.Here, work_).run(cells))
+    records = list(resume(jobs(cells, work_), Claims(tmp_path / "r.jsonl")))
     assert Counter(tried) == {"badnets": 1, "blend": 2}
-    assert sum("NetworkFailed: badnets: MemoryError" in r.get("error", "") for r in records) == 2
+    assert sum("NeedFailed: badnets: MemoryError" in r.get("error", "") for r in records) == 2
 
 
 class Fragile(Executor):
@@ -326,9 +339,9 @@ class Fragile(Executor):
 
 def test_a_process_that_is_killed_costs_its_cell_only(tmp_path: Path) -> None:
     cells = plan(["table1"], "smoke", seeds=1, only=["ft", "nad"])
-    pools = [Fragile(), runner.pool.Here()]
-    under_way = _Sweep(Claims(tmp_path / "r.jsonl"), 1, lambda: pools.pop(0), fake)
-    records = list(under_way.run(cells))
+    pools = [Fragile(), places.Here()]
+    claims = Claims(tmp_path / "r.jsonl")
+    records = list(resume(jobs(cells), claims, 1, lambda: pools.pop(0)))
     assert ["error" in record for record in records] == [True, False, False, False]
     assert not pools
 
@@ -336,7 +349,7 @@ def test_a_process_that_is_killed_costs_its_cell_only(tmp_path: Path) -> None:
 def test_processes_that_are_always_killed_stop_the_sweep(tmp_path: Path) -> None:
     cells = plan(["table1"], "smoke", seeds=1)
     with pytest.raises(RuntimeError, match="three times in a row .* fewer --jobs"):
-        list(_Sweep(Claims(tmp_path / "r.jsonl"), 1, Fragile, fake).run(cells))
+        list(resume(jobs(cells), Claims(tmp_path / "r.jsonl"), 1, Fragile))
     assert len(read(tmp_path / "r.jsonl")) == 3
     assert not list(tmp_path.glob(".r.jsonl.claims"))
 
@@ -412,17 +425,17 @@ def test_a_cell_that_asks_for_a_gpu_goes_where_one_is_declared() -> None:
 
     with distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=50) as cluster:
         address = cluster.scheduler_address
-        with runner.pool.cluster(address) as (executor, places):
-            assert places == 2
-        with runner.pool.cluster(address, gpus=True) as (executor, places):
-            assert places == 1
+        with places.cluster(address) as (executor, room):
+            assert room == 2
+        with places.cluster(address, gpus=True) as (executor, room):
+            assert room == 1
             there = {executor.submit(where) for _ in range(8)}
             assert {future.result(30) for future in there} == {"gpu"}
     del workers["gpu"]
     with (
         distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=50) as cluster,
         pytest.raises(ValueError, match="none of the 1 workers .* declares a GPU"),
-        runner.pool.cluster(cluster.scheduler_address, gpus=True),
+        places.cluster(cluster.scheduler_address, gpus=True),
     ):
         pass
 

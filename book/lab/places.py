@@ -1,23 +1,26 @@
-"""Where cells are worked on: in this process, in several, or on a Dask cluster.
+"""Where jobs are worked on: in this process, in several of joblib's, or on a Dask cluster.
 
-All three are a `concurrent.futures.Executor`, so that the runner does not know which it has.
+All three are a `concurrent.futures.Executor`, so that the engine does not know which it has. (Not
+`joblib.Parallel`: where a worker of a cluster is lost for good, its Dask backend waits for ever,
+and where one process is killed, it does not tell which jobs were in flight.)
 """
 
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
+from joblib.externals.loky.backend import get_context
+from joblib.externals.loky.process_executor import ProcessPoolExecutor
 
-__all__ = ["Here", "Processes", "cluster", "stop"]
+__all__ = ["Here", "cluster", "processes", "stop"]
 
 
 class Here(Executor):
@@ -33,42 +36,37 @@ class Here(Executor):
         return future
 
 
-class Processes(ProcessPoolExecutor):
-    """`jobs` fresh processes that share the cores and end with this one.
+def processes(jobs: int) -> Executor:
+    """`jobs` fresh processes of joblib's that share the cores and end with this one.
 
-    They are spawned, since CUDA does not survive a fork; all use the first GPU if there is one.
-    Each holds one end of a line to this process, and leaves when the other is closed.
+    They are not forked, since CUDA does not survive that; all use the first GPU if there is one.
+    Each reads the script that was started again, so that what it registers is there, too.
     """
-
-    def __init__(self, jobs: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        theirs, self._line = context.Pipe(duplex=False)
-        threads = max(1, (os.cpu_count() or 1) // jobs)
-        super().__init__(jobs, mp_context=context, initializer=_begin, initargs=(threads, theirs))
-
-    def end(self) -> None:
-        """Have them leave at once, whatever they are doing, and wait until they have."""
-        self._line.close()
-        self.shutdown(cancel_futures=True)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    executor: Executor = ProcessPoolExecutor(
+        jobs,
+        context=get_context("loky_init_main"),
+        initializer=_begin,
+        initargs=(threads, os.getpid()),
+    )
+    return executor
 
 
 def stop(executor: Executor) -> None:
     """Have an executor drop what it works on; the workers of a cluster are not ours to end."""
-    if isinstance(executor, Processes):
-        executor.end()
+    if isinstance(executor, ProcessPoolExecutor):
+        executor.shutdown(kill_workers=True)
 
 
-def _begin(threads: int, line: Connection) -> None:
+def _begin(threads: int, parent: int) -> None:
     torch.set_num_threads(threads)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        ends = [parent.sentinel, line]
-        threading.Thread(target=_end_with, args=(ends,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
-def _end_with(ends: list[int | Connection]) -> None:
-    """Leave when the parent is gone, which may be killed without a word, or closes the line."""
-    wait(ends)
+def _end_with(parent: int) -> None:
+    """Leave when the parent is gone, which may be killed without a word."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
     os._exit(1)
 
 
