@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ibau_lite import (  # type: ignore[attr-defined]  # `theory` lies beside this folder
         attacks,
         checkpoints,
+        curvature,
         data,
         defenses,
         hypergrad,
@@ -46,6 +47,7 @@ __all__ = [
     "IBAU",
     "attacks",
     "checkpoints",
+    "curvature",
     "data",
     "defenses",
     "hypergrad",

@@ -7,7 +7,7 @@ B = ∇²₂₁ inner [p × d] and g = ∇₁ outer [d], at an interior stationa
     ∇δ(θ) = -A⁻¹ Bᵀ,      ∇ψ(θ) = ∇₂ outer - B A⁻¹ g      for ψ(θ) = outer(δ(θ), θ).
 
 With an active constraint A - λI on the tangent space takes the place of A (see `ibau_lite.sets`).
-Every derivative is one of `torch.func`; `ibau_lite.speed` has the same second derivatives sooner.
+Every derivative is one of `torch.func`; `ibau_lite.speed` has the same second derivatives faster.
 Attention takes the kernel that can be differentiated twice, and an operation that cannot, as
 hardsigmoid, is a ValueError that names it.
 
@@ -18,29 +18,26 @@ hardsigmoid, is a ValueError that names it.
 `response_jacobian`      ∇δ(θ), exact and dense
 `response_jvp`           ∇δ(θ) t, and
 `response_vjp`           ∇δ(θ)ᵀ u, without forming it
-`spectrum`               the eigenvalues of A as far as Lanczos shows them
-`gauss_newton`           the positive semi-definite part of A
-`SecondDerivatives`      v -> A v and v -> B v: what all of the above share
-`ImplicitSystem`         the linear system that all of the above solve
+`SecondDerivatives`      v -> A v and v -> B v
+`ImplicitSystem`         the linear system of an implicit derivative
 ======================== ==========================================================================
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value, jacrev, jvp, vjp
+from torch.func import grad, grad_and_value, jacrev, vjp
 
 from ibau_lite._kinds import checking
 from ibau_lite.second_derivatives import refuse_once_differentiable, twice_differentiable
 from ibau_lite.sets import INTERIOR, Constraint
-from ibau_lite.solvers import MatVec, Ritz, Solution, lanczos
+from ibau_lite.solvers import MatVec, Solution
 
 __all__ = [
     "Hypergradient",
@@ -50,15 +47,12 @@ __all__ = [
     "SecondDerivatives",
     "Sense",
     "Solver",
-    "Spectrum",
     "ascent_step",
-    "gauss_newton",
     "hypergradient",
     "inverse_hvp",
     "response_jacobian",
     "response_jvp",
     "response_vjp",
-    "spectrum",
     "unrolled_hypergradient",
 ]
 
@@ -131,7 +125,7 @@ class SecondDerivatives:
         return self.hessian(v) if hessian else None, self.mixed(v)
 
     @staticmethod
-    def first(
+    def outer_gradients(
         function: Objective, delta: Tensor, theta: Parameters
     ) -> tuple[Tensor, Tensor, Parameters]:
         """(f, ∇₁ f, ∇₂ f) of the outer function."""
@@ -140,7 +134,9 @@ class SecondDerivatives:
         return value, g, direct
 
     @staticmethod
-    def direct(function: Objective, delta: Tensor, theta: Parameters) -> tuple[Tensor, Parameters]:
+    def outer_theta_gradient(
+        function: Objective, delta: Tensor, theta: Parameters
+    ) -> tuple[Tensor, Parameters]:
         """(f, ∇₂ f) of the outer function."""
         f = _scalar(function, "outer", constant=True)
         slopes, value = grad_and_value(f, argnums=1)(delta, theta)
@@ -153,11 +149,11 @@ class ImplicitSystem:
     .. math:: \nabla\delta(\theta)^\top u = s\,\nabla^2_{21}\mathrm{inner}\; P\, M^{+} P\, u, \qquad
               s = +1 \text{ (max)},\ -1 \text{ (min)} .
 
-    The sign makes M positive definite at a strict optimum of either sense, which is what
-    `FixedPoint` and `ConjugateGradient` need; ∇δ does not depend on it. ``hessian`` replaces the
-    products with ∇₁² inner, e.g. by those of `gauss_newton`; ``derivatives`` takes the place of
-    `SecondDerivatives`. Raises TypeError for a constraint without a tangent, and as
-    `SecondDerivatives`.
+    The sign makes M positive definite (on the range of P) at a nondegenerate optimum of either
+    sense, which is what `FixedPoint` and `ConjugateGradient` need; ∇δ does not depend on it.
+    ``hessian`` replaces the products with ∇₁² inner, e.g. by those of `gauss_newton`;
+    ``derivatives`` takes the place of `SecondDerivatives`. Raises TypeError for a constraint
+    without a tangent, and as `SecondDerivatives`.
     """
 
     def __init__(
@@ -230,18 +226,24 @@ class Hypergradient:
     """dψ/dθ = direct + indirect, as dicts like θ.
 
     ``direct`` is ∇₂ outer; ``indirect`` is ∇δ(θ)ᵀ ∇₁ outer, None where it was not asked for;
-    ``total`` their sum. ``value`` is outer(δ, θ), ``delta`` the δ it was taken at. ``solution`` is
-    what the solver answered. ``residual`` is ‖P g - M w‖/‖P g‖, the true relative residual with the
-    exact Hessian and without damping (see ``compute_residual``).
+    ``total`` is their sum. ``value`` is outer(δ, θ), ``delta`` the δ it was taken at. ``solution``
+    is what the solver answered. ``residual`` is ‖P g - M w‖/‖P g‖, the true relative residual with
+    the exact Hessian and without damping (see ``compute_residual``).
     """
 
     direct: Parameters = field(repr=False)
     indirect: Parameters | None = field(repr=False)
-    total: Parameters = field(repr=False)
     value: Tensor
     delta: Tensor = field(repr=False)
     solution: Solution | None = None
     residual: Tensor | None = None
+
+    @property
+    def total(self) -> Parameters:
+        """dψ/dθ."""
+        if self.indirect is None:
+            return self.direct
+        return {name: slope + self.indirect[name] for name, slope in self.direct.items()}
 
 
 def hypergradient(
@@ -264,22 +266,22 @@ def hypergradient(
               M w = P\,\nabla_1\,\mathrm{outer}, \quad
               M = P\,(\lambda I - \nabla_1^2\,\mathrm{inner})\,P .
 
-    Without a constraint P = I, λ = 0: the indirect term is -B A⁻¹ g, and all that is used of δ is
-    ∇₁ inner(δ, θ) = 0. With one (`Sphere`, `L2Ball`, `LinfBall`) it is the derivative of the KKT
-    system. ``sense="min"`` is for a δ that minimises `inner` (see `ImplicitSystem`). Where δ is
-    only near δ(θ) and outer = inner, the error is of second order in the distance, that of the
-    direct term alone of first order.
+    Without a constraint P = I, λ = 0: the indirect term is -B A⁻¹ g, and δ is assumed to be
+    stationary, ∇₁ inner(δ, θ) = 0, and nothing more. With one (`Sphere`, `L2Ball`, `LinfBall`) it
+    is the derivative of the KKT system. ``sense="min"`` is for a δ that minimises `inner` (see
+    `ImplicitSystem`). Where δ is only near δ(θ), outer = inner and the system is solved exactly,
+    the error is of second order in the distance, that of the direct term alone of first order.
 
     ``delta``: any shape; ``theta``: dict of tensors; ``solver``: (matvec, b) -> `Solution`, or None
-    for the naive gradient (K = 0), which pays for nothing but ∇₂ outer. ``hessian``: v ->
+    for the naive gradient, which pays for nothing but ∇₂ outer. ``hessian``: v ->
     approximate ∇₁² inner v, for the solve only. ``derivatives``: how the second derivatives of
-    `inner` are taken; `speed.DoubleBackward` gives the same ones sooner.
+    `inner` are taken; `speed.DoubleBackward` gives the same ones faster.
 
     Cost with K products: the gradient of `outer`, the gradient of `inner` with what it takes to
     pull back through it, K products, the mixed product, and with ``compute_residual`` one product
     more. Raises TypeError and ValueError for unusable arguments: `inner` must reach θ (without a
-    solver, `inner` or `outer`), while an `outer` of δ alone is fine. The solver warns of a wrong
-    answer.
+    solver, `inner` or `outer`), while an `outer` of δ alone is fine. The solver warns as its class
+    says; ``residual`` of the result tells how good its answer is.
 
     Source: Grazzi et al. 2020 (AID); Zeng et al. 2022, *Adversarial unlearning of backdoors via
     implicit hypergradient* (I-BAU); the KKT form: Fiacco 1976, on sensitivity in programming.
@@ -302,12 +304,11 @@ def hypergradient(
     if shared:
         value, g, direct = system.inner.value, system.inner.gradient, system.inner.theta_gradient
     else:
-        value, g, direct = derivatives.first(outer, *_point(delta, theta))
+        value, g, direct = derivatives.outer_gradients(outer, *_point(delta, theta))
     solution = system.solve(solver, g)
     assert isinstance(solution.x, Tensor)
     indirect, residual = system.pull(g, solution.x, compute_residual=compute_residual)
-    total = {name: direct[name] + indirect[name] for name in direct}
-    return Hypergradient(direct, indirect, total, value, delta.detach(), solution, residual)
+    return Hypergradient(direct, indirect, value, delta.detach(), solution, residual)
 
 
 def _naive(
@@ -319,14 +320,14 @@ def _naive(
 ) -> Hypergradient:
     """∇₂ outer alone: δ is a constant."""
     delta, theta = _point(delta, theta)
-    value, direct = derivatives.direct(outer, delta, theta)
+    value, direct = derivatives.outer_theta_gradient(outer, delta, theta)
     if checking() and not any(bool(slope.any()) for slope in direct.values()):
         # Fine for an outer function of δ alone, if the inner one knows θ.
         try:
             _check_reach(_scalar(outer, "outer", constant=True), delta, theta, "outer")
         except ValueError:
             _check_reach(_scalar(inner, "inner", constant=True), delta, theta, "inner")
-    return Hypergradient(direct, None, direct, value, delta)
+    return Hypergradient(direct, None, value, delta)
 
 
 @twice_differentiable()
@@ -373,10 +374,8 @@ def unrolled_hypergradient(
     path = (lambda d, t: iterate(d, t, kept)) if kept else outer
     _check_reach(path, delta, theta, "step" if kept else "outer")
     last, pull = vjp(lambda t: iterate(delta, t, kept), theta)[:2]
-    value, g, direct = SecondDerivatives.first(outer, last, theta)
-    indirect = pull(g)[0]
-    total = {name: direct[name] + indirect[name] for name in direct}
-    return Hypergradient(direct, indirect, total, value, last)
+    value, g, direct = SecondDerivatives.outer_gradients(outer, last, theta)
+    return Hypergradient(direct, pull(g)[0], value, last)
 
 
 def ascent_step(
@@ -524,138 +523,15 @@ def inverse_hvp(
 
     .. math:: A x = v, \qquad A = \nabla_1^2\,\mathrm{inner},
 
-    with a constraint (A - λI) x = P v on the tangent space. The solver sees the operator that is
-    positive definite at a strict optimum, -A for ``sense="max"``, so that its damping μ solves
-    (A - μI) x = v there and (A + μI) x = v for "min". Arguments and errors as in `hypergradient`.
+    with a constraint (A - sλI) x = P v on the tangent space, s = 1 for "max" and -1 for "min". The
+    solver sees the operator that is positive definite at a nondegenerate optimum, -A for
+    ``sense="max"``, so that its damping μ solves (A - μI) x = v there and (A + μI) x = v for "min".
+    Arguments and errors as in `hypergradient`.
     """
     system = ImplicitSystem(inner, delta, theta, sense=sense, constraint=constraint)
     solution = system.solve(solver, vector)
     assert isinstance(solution.x, Tensor)
     return dataclasses.replace(solution, x=-system.sign * system.tangent.project(solution.x))
-
-
-@twice_differentiable()
-def gauss_newton(
-    outputs: Objective,
-    loss: Callable[[Tensor], Tensor],
-    delta: Tensor,
-    theta: Mapping[str, Tensor],
-) -> Callable[[Tensor], Tensor]:
-    r"""v -> G v for f(δ, θ) = loss(outputs(δ, θ)), both given.
-
-    .. math:: G = J^\top\, \nabla^2\mathrm{loss}\; J, \qquad
-              J = \partial\,\mathrm{outputs} / \partial\delta, \qquad
-              \nabla_1^2 f = G + \sum_i \partial_i\mathrm{loss}\; \nabla_1^2\,\mathrm{outputs}_i .
-
-    G is positive semi-definite for a convex loss, and equals ∇₁² f wherever the outputs are
-    piecewise linear in δ (ReLU, max-pooling). ``outputs`` gives a tensor of any shape, ``loss`` a
-    scalar of it; v and G v have the shape of δ. A product is a forward pass with a tangent and a
-    backward pass. Raises as `SecondDerivatives`. Source: Schraudolph 2002; Martens 2020.
-    """
-    delta, theta = _point(delta, theta)
-
-    def of_delta(d: Tensor) -> Tensor:
-        z = outputs(d, theta)
-        if not isinstance(z, Tensor) or not z.requires_grad:
-            raise ValueError("outputs(delta, theta) must be a tensor that depends on delta")
-        return z
-
-    z, pull = vjp(of_delta, delta)[:2]
-    curve = vjp(lambda u: grad(_scalar(lambda a, _: loss(a), "loss(outputs)"))(u, theta), z)[1]
-
-    @twice_differentiable()
-    def product(v: Tensor) -> Tensor:
-        pushed = jvp(lambda d: outputs(d, theta), (delta,), (v,))[1]
-        image: Tensor = pull(curve(pushed)[0])[0]
-        return image
-
-    return product
-
-
-@dataclass(frozen=True, eq=False)
-class Spectrum:
-    """Ritz values of a Hessian, from one or several Lanczos runs.
-
-    ``values`` [n] ascending and ``weights`` [n] of sum one: the measure Σ weights·δ(x - values)
-    that stands for the density of the eigenvalues. ``minimum`` and ``maximum`` are the extreme Ritz
-    values; the true extremes lie beyond them, and an eigenvalue lies within ``minimum_error``
-    (``maximum_error``) of each. ``runs``: the Lanczos runs, with their Ritz vectors.
-    """
-
-    values: Tensor
-    weights: Tensor
-    minimum: float
-    maximum: float
-    minimum_error: float
-    maximum_error: float
-    runs: tuple[Ritz, ...] = field(repr=False)
-
-    @property
-    def negative_fraction(self) -> float:
-        """The estimated fraction of eigenvalues below zero."""
-        return float(self.weights[self.values < 0].sum())
-
-    def density(self, grid: Tensor, width: float | None = None) -> Tensor:
-        """The density on ``grid``: every weight spread as a Gaussian of standard deviation
-        ``width``.
-
-        By default 1 % of the range of the values. It integrates to one over the real line.
-        """
-        if width is None:
-            width = 0.01 * (self.maximum - self.minimum) or 1.0
-        if not width > 0:
-            raise ValueError(f"width = {width}; expected > 0")
-        z = (grid.reshape(-1, 1) - self.values.to(grid)) / width
-        bells = torch.exp(-0.5 * z * z) / (width * math.sqrt(2 * math.pi))
-        return (bells @ self.weights.to(grid)).reshape(grid.shape)
-
-
-def spectrum(
-    inner: Objective,
-    delta: Tensor,
-    theta: Mapping[str, Tensor],
-    *,
-    steps: int = 40,
-    probes: int = 1,
-    seed: int = 0,
-    hessian: Callable[[Tensor], Tensor] | None = None,
-) -> Spectrum:
-    r"""Extreme eigenvalues and density of A = ∇₁² inner(δ, θ), by stochastic Lanczos quadrature.
-
-    .. math:: \frac1d \operatorname{tr} f(A) \approx
-              \frac1m \sum_{j \le m} \sum_i w^{(j)}_i f(\theta^{(j)}_i),
-
-    with ``probes`` = m random starting vectors and ``steps`` products each (at most d).
-    ``hessian``: v -> A v, in place of the exact product. Raises as `SecondDerivatives` and
-    `lanczos`.
-    Source: Golub and Meurant 2010; Ubaru, Chen and Saad 2017; Ghorbani, Krishnan and Xiao 2019.
-    """
-    if steps < 1 or probes < 1:
-        raise ValueError(f"steps = {steps}, probes = {probes}; expected at least one of each")
-    product = hessian or SecondDerivatives(inner, delta, theta).hessian
-    runs = tuple(
-        lanczos(
-            lambda v: product(v.reshape(delta.shape)).reshape(-1),
-            delta.numel(),
-            min(steps, delta.numel()),
-            seed=seed + j,
-            dtype=delta.dtype,
-            device=delta.device,
-        )
-        for j in range(probes)
-    )
-    values, order = torch.cat([run.values for run in runs]).sort()
-    low = min(runs, key=lambda run: float(run.values[0]))
-    high = max(runs, key=lambda run: float(run.values[-1]))
-    return Spectrum(
-        values=values,
-        weights=torch.cat([run.weights for run in runs])[order] / probes,
-        minimum=float(low.values[0]),
-        maximum=float(high.values[-1]),
-        minimum_error=float(low.errors[0]),
-        maximum_error=float(high.errors[-1]),
-        runs=runs,
-    )
 
 
 def _sign(sense: Sense) -> float:

@@ -5,9 +5,13 @@ r"""I-BAU: backdoor removal as a minimax problem, solved with the implicit hyper
 
 A round is (1) an inner maximisation that finds δ ≈ δ(θ), and (2) one pass over the clean set in
 which θ follows the hypergradient, the direct gradient at δ plus what comes from δ moving with θ.
-First the settings (`IBAU`), then the algorithm (`ibau`) with its two players.
+H is a mean over images, and each part of a round takes its own: the search for δ `inner_images`,
+the indirect term `implicit_images` (in both all images carry δ), the outer step a batch, of which
+the fraction `stamped` carries δ. First come the settings (`IBAU`), then the algorithm (`ibau`) with
+its two players. `protocol.defense` hands it a copy of the model and completes its result.
 Source: Zeng, Chen, Park, Mao, Jin, Jia, *Adversarial Unlearning of Backdoors via Implicit
-Hypergradient*, ICLR 2022. Interpolation: Wortsman et al. 2022 (WiSE-FT).
+Hypergradient*, ICLR 2022 (its presentation is "the talk"). Interpolation: Wortsman et al. 2022
+(WiSE-FT).
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ __all__ = ["IBAU", "ibau"]
 _ADVICE = "lower lr, raise the solver's damping, or drop the indirect term (solver=None)"
 _WORTH_RECORDING = 10  # batches of one δ: recording takes four runs of a step
 
-Parameters = Mapping[str, Tensor]
+Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class IBAU:
 
     The problem
         ball: where δ lives. penalty: H − penalty·‖δ‖² as the inner objective. clamp: evaluate at
-        clamp(x + δ, 0, 1). inner_labels: "true", or the "predicted" ones of the published code.
+        clamp(x + δ, 0, 1). inner_labels: those of the search for δ, "true", or the "predicted" ones
+        of the published code.
     The inner maximisation
         inner: `Ascent`, `Scouted`, `Aimed`, `OnePass`, or `AimedUnion`, which finds several δ:
         the batches take one after the other. inner_images: how many clean images, drawn
@@ -59,20 +64,20 @@ class IBAU:
         rounds, batch_size, lr (Adam), decay (the step falls linearly to zero over all rounds).
         outer_images: how many images a round passes over, in a new order each round and again and
         again where the clean set has fewer (None: each once). stamped: the fraction of each batch
-        that carries δ. flip, shift: augmentation of the clean batches. distillation_weight: the
-        weight a of the given network's own answer to the image without δ in the labels of the
-        pass, q = (1 − a)·onehot(y) + a·softmax f_θ₀(x): what the network knew is kept (0: not).
-        interpolation: the fraction b of the way back to the given parameters that is gone at the
-        end, θ ← (1 − b)·θ + b·θ₀, which trades some of the removal for accuracy.
+        that carries δ, rounded down to images, at least one. flip, shift: augmentation of the clean
+        batches. distillation_weight: a in the labels of the pass,
+        q = (1 − a)·onehot(y) + a·softmax f_θ₀(x), where f_θ₀ is the network as given.
+        interpolation: b in the parameters that are returned, (1 − b)·θ + b·θ₀, which trades some of
+        the removal for accuracy.
     The indirect term
         solver: (matvec, b) → Solution; None drops the term, the naive minimax. implicit_images:
-        how many images make up the inner objective that is differentiated twice: drawn once from
-        the clean set (None: the outer batch itself, as it is stamped, so that inner and outer
-        objective are one). on_ball: differentiate the conditions of the maximum on the ball (KKT)
-        rather than ∇₁H = 0. max_indirect_ratio: the indirect term is scaled down to at most this
-        times the norm of the direct one. At a maximum it would be small (Danskin); where it is
-        not, δ is not δ(θ) and the formula is outside its domain. None takes it as it comes, as
-        the published code does.
+        how many images make up the inner objective that is differentiated twice. They are drawn
+        once from the clean set. None: the outer batch takes their place, stamped as it is; inner
+        and outer objective are then one. on_ball: differentiate the conditions of the maximum on
+        the ball (KKT) rather than ∇₁H = 0. max_indirect_ratio: the indirect term is scaled down to
+        at most this times the norm of the direct one. δ was sought on other images and before θ
+        moved, so it is stationary only nearly, and nothing else bounds the term. None takes it as
+        it comes, as the published code does.
     """
 
     rounds: int = 5
@@ -105,7 +110,7 @@ class IBAU:
             rounds="[1, ∞)", batch_size="[1, ∞)", lr="(0, ∞)", penalty="[0, ∞)", shift="[0, ∞)",
             inner_images="[1, ∞)", outer_images="[1, ∞)", implicit_images="[1, ∞)",
             stamped="(0, 1]", distillation_weight="[0, 1]", interpolation="[0, 1)",
-            max_indirect_ratio="(0, ∞]",
+            max_indirect_ratio="(0, ∞)",
         )  # fmt: skip
         if not callable(self.inner) or not (self.solver is None or callable(self.solver)):
             raise TypeError(
@@ -205,10 +210,11 @@ def ibau(model: nn.Module, clean: LabelledImages, config: IBAU, run: Run) -> Out
         clean: images [N, C, H, W] in [0, 1] with true labels [N], untouched by the attacker.
         config: the recipe, `IBAU()` by default; `IBAU.released()` is the published one.
         seed: which images are drawn, stamped and shifted.
-        evaluator: called after each round on the network that a defence of so many rounds would
-            return; its dict goes into the history.
+        evaluator: called after each round on the network as it is then, interpolated; its dict goes
+            into the history.
 
-    Returns: `DefenseResult`, with one row a round in `history`: value (H at δ), delta_norm, loss
+    Returns: `DefenseResult`, with one row a round in `history`: value (H at the δ that was
+        found, before the pass), delta_norm, loss
         (mean outer loss), direct and indirect (mean norms of the two terms as computed), residual
         (the true relative residual of the round's first solve), iterations (of that solve) and
         negative_curvature (1 if it met some, else 0); and of the last round the worst δ in
@@ -216,8 +222,8 @@ def ibau(model: nn.Module, clean: LabelledImages, config: IBAU, run: Run) -> Out
         the `climbs` of the search (see `Maximum`) in `details["climbs"]`.
 
     Raises: `TypeError` and `ValueError` for an unusable model or clean set, at the door;
-        `FloatingPointError` if θ becomes NaN or infinite. The solver warns where its answer may be
-        wrong (negative curvature, divergence).
+        `FloatingPointError` if θ becomes NaN or infinite. The solver warns as its class says; the
+        default one stops after its products without a word, and `residual` tells how far it came.
     """
     network = fold_batchnorm(model)  # the same function of the same parameters, at less cost
     reference = fold_batchnorm(private_copy(model)) if config.distillation_weight else None
@@ -235,7 +241,7 @@ def ibau(model: nn.Module, clean: LabelledImages, config: IBAU, run: Run) -> Out
     for round_ in range(1, config.rounds + 1):
         found = _find_deltas(network, theta, clean, config, run.generator)
         recorded = _recorded(network, theta, inner, found, config, batches // len(found))
-        rows: list[Parameters] = []
+        rows: list[Tensors] = []
         for index in shuffled_positions(len(clean), passed, run.generator).split(config.batch_size):
             outer = _outer_risk(network, clean, index, config, run.generator, reference)
             turn = len(rows) % len(found)  # the batches take one δ after the other
@@ -267,14 +273,14 @@ def ibau(model: nn.Module, clean: LabelledImages, config: IBAU, run: Run) -> Out
 
 def _find_deltas(
     model: nn.Module,
-    theta: Parameters,
+    theta: Tensors,
     clean: LabelledImages,
     config: IBAU,
     generator: torch.Generator,
 ) -> tuple[Maximum, ...]:
     """The inner player: δ ≈ arg max of H over the ball, on `inner_images` clean images."""
     part = clean
-    if config.inner_images is not None and config.inner_images < len(clean):
+    if config.inner_images is not None:
         part = clean[torch.randperm(len(clean), generator=generator)[: config.inner_images]]
     labels = part.labels
     if config.inner_labels == "predicted":
@@ -285,14 +291,14 @@ def _find_deltas(
 
 
 def _outer_gradient(
-    theta: Parameters,
+    theta: Tensors,
     maximum: Maximum,
     outer: Risk,
     inner: Risk | None,
     config: IBAU,
     *,
     compute_residual: bool = False,
-) -> tuple[Parameters, Parameters]:
+) -> tuple[Tensors, Tensors]:
     """The outer player: (what θ follows on a batch, the sizes of its parts).
 
     That is direct + indirect, the second no longer than `max_indirect_ratio` times the first.
@@ -320,9 +326,10 @@ def _outer_gradient(
 
 
 def _inner_risk(model: nn.Module, clean: LabelledImages, config: IBAU, run: Run) -> Risk | None:
-    """The objective whose stationarity defines ∇δ(θ): H on a few clean images; None: the outer one.
+    """The objective that is differentiated twice: H on a few clean images; None: the outer one.
 
-    The published code takes one batch every time, so the images are drawn once.
+    They are drawn once, as the published code takes one batch every time. The noise of another draw
+    in each step would enter ∇δ(θ).
     """
     if config.implicit_images is None:
         return None
@@ -354,7 +361,7 @@ def _outer_risk(
 
 def _recorded(
     model: nn.Module,
-    theta: Parameters,
+    theta: Tensors,
     inner: Risk | None,
     found: Sequence[Maximum],
     config: IBAU,
@@ -362,8 +369,8 @@ def _recorded(
 ) -> RecordedSteps:
     """`_outer_gradient` at each δ as a function of a batch: on a GPU one launch (`speed.Replay`).
 
-    Recorded where a δ serves many batches and the solver is known to look at no number on the way,
-    as one with a tolerance does.
+    Recorded where a δ serves many batches and the solver never waits for the GPU, as one with a
+    tolerance does.
     """
 
     def step(number: int, images: Tensor, labels: Tensor, stamped: Tensor) -> Any:
@@ -382,7 +389,7 @@ def _distilled(reference: nn.Module, images: Tensor, labels: Tensor, weight: flo
     return torch.lerp(F.one_hot(labels, own.shape[1]).to(own), own, weight)
 
 
-def _interpolated(model: nn.Module, given: Parameters, fraction: float) -> nn.Module:
+def _interpolated(model: nn.Module, given: Tensors, fraction: float) -> nn.Module:
     """θ ← (1 − b)·θ + b·θ₀ for what is given of θ₀, in a copy; the model itself if nothing is."""
     if not given:
         return model
@@ -407,11 +414,11 @@ def _sizes(gradient: Hypergradient, solved: bool) -> dict[str, Tensor]:
     return sizes
 
 
-def _norm(tensors: Parameters) -> Tensor:
+def _norm(tensors: Tensors) -> Tensor:
     return torch.linalg.vector_norm(torch.stack([t.norm() for t in tensors.values()]))
 
 
-def _summary(found: Maximum, steps: Sequence[Parameters]) -> dict[str, float]:
+def _summary(found: Maximum, steps: Sequence[Tensors]) -> dict[str, float]:
     """What the history keeps of a round, the steps' numbers as means over those that have them."""
     means = {
         name: float(torch.stack([step[name] for step in steps if name in step]).mean())

@@ -68,11 +68,13 @@ class Risk:
             )
         for name in ("labels", "stamped"):
             given = getattr(self, name)
-            if name == "labels" and given.is_floating_point():
-                given = given[:, 0] if given.ndim == 2 else given[:0]
-            if given is not None and given.shape != (len(self.images),):
+            if given is None:
+                continue
+            soft = name == "labels" and given.is_floating_point()  # [n, K]
+            if len(given) != len(self.images) or given.ndim != 1 + soft:
                 raise ValueError(
-                    f"{name} must have shape [{len(self.images)}], got {list(given.shape)}"
+                    f"{name} must have shape [{len(self.images)}{', classes' if soft else ''}], "
+                    f"got {list(given.shape)}"
                 )
         if self.stamped is not None and self.stamped.dtype != torch.bool:
             raise ValueError(f"stamped must be boolean, got {self.stamped.dtype}")
@@ -178,8 +180,9 @@ class Maximum:
     `delta` is the best point seen and `value` H there; `values` [steps + 1] are H at the iterates
     of the climb that found it; `gap` is max_{‖z‖ ≤ C_δ} ⟨∇₁H, z − δ⟩ ≥ max H − H(δ) wherever H is
     concave (see `Ascent`), and a measure of stationarity elsewhere: 0 exactly at points that
-    satisfy the first-order conditions. `climbs` are the best values of all climbs, one a start:
-    where they differ, H has several hills. `region` is the set that was searched.
+    satisfy the first-order conditions. `climbs` are the values that the climbs reached, as the
+    search says: where they differ, H has several local maxima. `region` is the set that was
+    searched.
     """
 
     delta: Tensor = field(repr=False)
@@ -312,12 +315,12 @@ def starting_point(
 class Scouted:
     r"""Climb on parts of the images first, then on all of them from the best that was found.
 
-    H of a poisoned network has several hills, and an ascent ends on the one it stands nearest to,
-    which on one draw of images is the trigger's and on the next is not. The images are cut into
-    `parts` Q₁, …, Q_p, each is climbed from the start, δ_j ≈ arg max H_{Q_j}, and the last climb,
-    on all images, leaves from the δ_j with the largest H on all. It never returns less than that.
-    The scouts together cost one climb on all images and `parts` evaluations of H, so the whole
-    costs about twice `climb`. `climbs` of the result are H on all images at every δ_j, in order.
+    H of a poisoned network has several local maxima, and which one an ascent reaches varies with
+    the draw of images. The images are cut into `parts` Q₁, …, Q_p. Each part is climbed from the
+    start, δ_j ≈ arg max H_{Q_j}. The last climb, on all images, leaves from the δ_j with the
+    largest H on all, and never returns less than that. The climbs on parts together cost one climb
+    on all images and `parts` evaluations of H, so the whole costs about twice `climb`. `climbs` of
+    the result are H on all images at every δ_j, in order.
 
     Raises `ValueError` for less than one part; fewer images than parts make as many parts as there
     are images. Warns and raises as `Ascent` does.

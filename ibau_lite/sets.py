@@ -49,7 +49,7 @@ class Tangent:
     """The directions in which δ(θ) can move: the projector P onto them, and the multiplier λ.
 
     With f the function that δ maximises, the response is ∇δ = M⁺ P ∇²₁₂ f, M = P (λI - ∇₁² f) P.
-    Whether a constraint is active stays a number on the device, which is not waited for.
+    Whether a constraint is active stays a boolean on the device, so that nothing waits for it.
     """
 
     project: Callable[[Tensor], Tensor]
@@ -355,7 +355,7 @@ class Within:
 
     `subspace` is the orthogonal projection v -> P v. With `ball=None` (or a `Sphere`) it can be
     differentiated through, not climbed. The tangent space is that of the ball for the gradient
-    P ∇₁ f, met with V: the two projectors commute, as the ball holds P δ where it holds δ ∈ V.
+    P ∇₁ f, met with V: the two projectors commute, since δ lies in V.
     Raises ValueError for a ball of another norm, where they do not commute.
     """
 

@@ -10,16 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ibau_lite.curvature import gauss_newton, spectrum
 from ibau_lite.hypergrad import (
     SecondDerivatives,
     ascent_step,
-    gauss_newton,
     hypergradient,
     inverse_hvp,
     response_jacobian,
     response_jvp,
     response_vjp,
-    spectrum,
     unrolled_hypergradient,
 )
 from ibau_lite.sets import L1Ball, L2Ball, LinfBall, Sphere, Within

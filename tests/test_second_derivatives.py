@@ -7,17 +7,16 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from ibau_lite.curvature import gauss_newton, spectrum
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import IBAU, ibau
 from ibau_lite.hypergrad import (
     ascent_step,
-    gauss_newton,
     hypergradient,
     inverse_hvp,
     response_jacobian,
     response_jvp,
     response_vjp,
-    spectrum,
     unrolled_hypergradient,
 )
 from ibau_lite.second_derivatives import refuse_without_one

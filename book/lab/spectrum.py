@@ -21,7 +21,7 @@ from ibau_lite.theory.active_constraint import (
 )
 from torch import Tensor, nn
 
-from ibau_lite import hypergrad
+from ibau_lite import curvature
 from ibau_lite.attacks import Attack
 from ibau_lite.data import Dataset, LabelledImages
 from ibau_lite.metrics import evaluate, predict
@@ -59,7 +59,7 @@ def measure(
 
     Each place has its norm, H, ‖∇₁H‖ and the fraction of `part` that the network reads as the
     attacker's first target. `steps` Lanczos steps each. ``trigger`` is the mean length of what the
-    attack adds to an image. The result is JSON; raises as `hypergrad.spectrum`.
+    attack adds to an image. The result is JSON; raises as `curvature.spectrum`.
     """
     theta = {name: p.detach() for name, p in model.named_parameters()}
     risk = Risk(model, part.images, part.labels)
@@ -79,7 +79,7 @@ def measure(
         }
 
     def curved(delta: Tensor) -> dict[str, Any]:
-        seen = hypergrad.spectrum(risk, delta, theta, steps=steps, seed=seed)
+        seen = curvature.spectrum(risk, delta, theta, steps=steps, seed=seed)
         return _ritz(seen.runs[0])
 
     at_zero = curved(zero)
@@ -92,7 +92,7 @@ def measure(
     delta = zero
     for _ in range(ascent):
         delta = risk.value_and_gradient(delta, theta)[1] / (2 * penalty)
-    there = hypergrad.spectrum(risk, delta, theta, steps=max(2, steps // 3), seed=seed)
+    there = curvature.spectrum(risk, delta, theta, steps=max(2, steps // 3), seed=seed)
     return {
         "images": len(part),
         "dimension": zero.numel(),

@@ -72,7 +72,7 @@ class DoubleBackward(SecondDerivatives):
         return image, dict(zip(self._theta, found[len(asked) :], strict=True))
 
     @staticmethod
-    def first(
+    def outer_gradients(
         function: Objective, delta: Tensor, theta: Parameters
     ) -> tuple[Tensor, Tensor, Parameters]:
         """(f, ∇₁ f, ∇₂ f) of the outer function, in one backward pass."""
@@ -80,7 +80,9 @@ class DoubleBackward(SecondDerivatives):
         return value, g, dict(zip(theta, slopes, strict=True))
 
     @staticmethod
-    def direct(function: Objective, delta: Tensor, theta: Parameters) -> tuple[Tensor, Parameters]:
+    def outer_theta_gradient(
+        function: Objective, delta: Tensor, theta: Parameters
+    ) -> tuple[Tensor, Parameters]:
         """(f, ∇₂ f) of the outer function."""
         value, slopes = _slopes(function, delta, theta, [*theta.values()])
         return value, dict(zip(theta, slopes, strict=True))

@@ -20,7 +20,8 @@ from ibau_lite.theory.active_constraint import (
 from ibau_lite.theory.neumann import filter_factor, recovered
 from ibau_lite.theory.quadratic import quadratic
 
-from ibau_lite.hypergrad import ascent_step, hypergradient, spectrum
+from ibau_lite.curvature import spectrum
+from ibau_lite.hypergrad import ascent_step, hypergradient
 from ibau_lite.minimax import Risk
 from ibau_lite.models import mlp
 from ibau_lite.sets import Sphere

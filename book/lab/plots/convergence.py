@@ -91,7 +91,7 @@ def distributions(
     """The estimated fraction of eigenvalues below x, as steps, with a dotted line at zero.
 
     `panels` maps a title to named spectra, each with ``values`` and ``weights`` as
-    `hypergrad.spectrum` gives them. The axis is linear within ± `threshold`, logarithmic beyond.
+    `curvature.spectrum` gives them. The axis is linear within ± `threshold`, logarithmic beyond.
     The ends are marked: they are what the theorem asks for. Raises `ValueError` for no spectrum.
     """
     if not panels or not all(panels.values()):
