@@ -249,11 +249,11 @@ def test_it_removes_a_backdoor_that_fine_tuning_leaves():
 
     config = IBAU(
         rounds=4, ball=L2Ball(2.5), inner=Ascent(20), inner_images=200, stamped=0.3, batch_size=25,
-        solver=ConjugateGradient(max_iter=2, damping=1.0), implicit_images=25, lr=3e-3,
+        solver=ConjugateGradient(max_iter=2, damping=1.0), implicit_images=25,
     )  # fmt: skip
-    unlearned = ibau(network, clean, config=config)
-    after = evaluate(unlearned.model, test, attack)
-    assert after.attack_success_rate < 0.3 and after.accuracy > 0.9
+    for seed in (0, 1):
+        after = evaluate(ibau(network, clean, config=config, seed=seed).model, test, attack)
+        assert after.attack_success_rate < 0.3 and after.accuracy > 0.9
 
 
 def test_exact_is_one_objective_solved_to_a_tolerance(model, clean, monkeypatch):
