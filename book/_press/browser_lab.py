@@ -219,7 +219,7 @@ def draw_still(signs: Dataset, made: Made, settings: Settings, path: Path) -> No
     ends = [network(made.numbers[i], signs.num_classes) for i in (0, -1)]
     readings = [ib.metrics.predict(end, stamped) for end in ends]
     figure, places = plt.subplot_mosaic(
-        [[f"{i}" for i in range(6)], ["rates"] * 6], figsize=(9, 4.6), height_ratios=[1, 1.1]
+        [list("012"), list("345"), list("rrr")], figsize=(5.4, 8), height_ratios=[1, 1, 0.9]
     )
     for i, image in enumerate(stamped):
         axes = places[str(i)]
@@ -231,25 +231,25 @@ def draw_still(signs: Dataset, made: Made, settings: Settings, path: Path) -> No
             name = signs.class_names[label].replace(", ", ",\n")
             axes.text(
                 0.5,
-                -0.08 - 0.42 * line,
+                -0.05 - 0.43 * line,
                 ("poisoned:\n", "unlearned:\n")[line] + name,
                 transform=axes.transAxes,
                 ha="center",
                 va="top",
-                fontsize=8,
+                fontsize=10,
                 color=color,
             )
-    rates, rounds = places["rates"], range(len(made.measured))
+    rates, rounds = places["r"], range(len(made.measured))
     for key, name, color, mark in (
-        ("acc", "ACC: clean signs read right", RIGHT, "o"),
-        ("asr", "ASR: stamped signs read as the attacker wants", WRONG, "^"),
+        ("acc", "ACC: clean signs, read right", RIGHT, "o"),
+        ("asr", "ASR: stamped signs, read as told", WRONG, "^"),
     ):
         values = [100 * measured[key] for measured in made.measured]
         rates.plot(rounds, values, color=color, marker=mark, label=name)
     rates.set(xlabel="round of unlearning (0: poisoned)", ylabel="%", ylim=(-4, 104), xticks=rounds)
     rates.legend(frameon=False, loc="center right")
-    figure.subplots_adjust(left=0.07, right=0.99, top=0.99, bottom=0.11, hspace=0.75)
-    figure.savefig(path, dpi=95, metadata={"Software": None})
+    figure.subplots_adjust(left=0.13, right=0.98, top=0.99, bottom=0.07, hspace=0.72, wspace=0.3)
+    figure.savefig(path, dpi=90, metadata={"Software": None})
     plt.close(figure)
 
 
