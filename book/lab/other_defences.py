@@ -74,7 +74,7 @@ def rows(profile: str, data: str = "signs") -> tuple[Row, ...]:
     if profile == "cpu":
         return _brief_rows(brief, batch=8 if data == "gtsrb" else 16)
     smoke = profile == "smoke"
-    teacher = FineTuningConfig(**brief)
+    teacher = FineTuningConfig(epochs=2 if smoke else 5, **brief)
     search = Inversion(steps=120 if smoke else 1000, batch_size=16)
     return (
         Row("fine-tuning", "fine_tuning", FineTuningConfig(epochs=4, **brief)),
@@ -86,7 +86,7 @@ def rows(profile: str, data: str = "signs") -> tuple[Row, ...]:
             DeepInspectConfig(steps=search.steps + 50, search_batch=12 if smoke else 16, **brief),
         ),
         Row("Fine-Pruning", "fine_pruning", FinePruningConfig(epochs=4, **brief)),
-        Row("NAD", "nad", NADConfig(epochs=5 if smoke else 20, teacher=teacher, **brief)),
+        Row("NAD", "nad", NADConfig(epochs=3 if smoke else 20, teacher=teacher, **brief)),
         Row("ANP", "anp", ANPConfig(epochs=6 if smoke else 20, **brief)),
         Row("FT-SAM", "ft_sam", FTSAMConfig(epochs=5 if smoke else 20, **brief)),
         Row("SAU", "sau", SAUConfig(epochs=1 if smoke else 5, **brief)),
