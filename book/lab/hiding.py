@@ -18,15 +18,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
-from ibau_lite.searches import Toward
-from ibau_lite.speed import fold_batchnorm
 from torch import nn
 
 from ibau_lite.attacks import Attack
-from ibau_lite.attacks.named import ONE_TARGET
-from ibau_lite.data import LabelledImages
+from ibau_lite.attacks.talk import ONE_TARGET
+from ibau_lite.data import Labelled
+from ibau_lite.folding import fold_batchnorm
 from ibau_lite.minimax import Ascent, Risk
+from ibau_lite.minimax.aimed import Toward
 from ibau_lite.sets import L1Ball, L2Ball
 
 from .engine import once
@@ -39,7 +40,7 @@ __all__ = ["lead", "main", "measure", "table"]
 
 def measure(
     model: nn.Module,
-    part: LabelledImages,
+    part: Labelled,
     attack: Attack,
     *,
     images: int = 50,
@@ -104,7 +105,7 @@ def table(records: Iterable[Mapping[str, Any]], data: str) -> str:
     head = ["attack", "H(δ̄)"]
     compared = ("‖δ̄‖", "target", "rival", "ratio")
     head += [f"{norm}: {what}" for norm in ("l2", "l1") for what in compared]
-    rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    rows = []
     for record in records:
         if record["data"] != data:
             continue
@@ -114,7 +115,7 @@ def table(records: Iterable[Mapping[str, Any]], data: str) -> str:
             row += [f"{rivals['length']:.1f}", f"{target:.1f}", f"{rival:.1f}"]
             row += [f"{target / rival:.2f}"]
         rows.append(row)
-    return grid(rows)
+    return grid(pd.DataFrame(rows, columns=head))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -137,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _record(
-    zoo: Zoo, name: str, model: nn.Module, part: LabelledImages, settings: dict[str, Any]
+    zoo: Zoo, name: str, model: nn.Module, part: Labelled, settings: dict[str, Any]
 ) -> dict[str, Any]:
     began = time.process_time()
     return {

@@ -21,14 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
 from ibau_lite import attacks
-from ibau_lite.attacks.named import COMPUTED, ONE_TARGET, SEVEN_TARGETS
+from ibau_lite.attacks.talk import COMPUTED, ONE_TARGET, SEVEN_TARGETS
 from ibau_lite.data import Dataset, cache
 from ibau_lite.metrics import accuracy, evaluate, spread
-from ibau_lite.zoo import FOLDER, digest, load_attack, load_from, names
+from ibau_lite.zoo import FOLDER, digest, names, receive, receive_attack
 
 from . import first_run
 from .answers import Answers
@@ -123,7 +124,7 @@ class Zoo:
         That of the clean network is the control of BadNets, which it has never met.
         """
         if seed == 0 and self.has(name):
-            return load_attack(FOLDER, self.label(name))
+            return receive_attack(FOLDER, self.label(name))
         if name == CLEAN:
             return attacks.control(attacks.badnets())
         if name == "all_to_all":
@@ -137,7 +138,7 @@ class Zoo:
         """A network with its ACC and ASR on the test split: received, loaded, or trained and kept.
 
         What a shipped network was trained on is what its settings say: a reader's images may be
-        the originals of those. Raises as `load_from` and `victim`.
+        the originals of those. Raises as `receive` and `victim`.
         """
         if seed == 0 and self.has(member.name):
             return self._received(self.label(member.name))
@@ -173,7 +174,7 @@ class Zoo:
         settings = {"network": poisoned.settings, "test": measured_on}
 
         def make() -> dict[str, Any]:
-            views = attack.poisoned_test_sets(test)
+            views = attack.test_views(test)
             seen = evaluate(poisoned.model, self.dataset.validation, attack)
             return {
                 "key": key_of(settings),
@@ -205,7 +206,7 @@ class Zoo:
         return f"{self.experiment.data}-{self.profile}-{name}"
 
     def _received(self, name: str) -> Victim:
-        got = load_from(FOLDER, name, self.experiment.build(seed=0))
+        got = receive(FOLDER, name, self.experiment.build(seed=0))
         model = got.model.to("cuda" if torch.cuda.is_available() else "cpu")
         report = evaluate(model, self.dataset.test, got.attack)
         settings = {**got.metadata["settings"], "weights": digest(FOLDER, name)}
@@ -214,15 +215,15 @@ class Zoo:
 
     def _trigger(self, name: str, seed: int, progress: bool) -> attacks.Trigger:
         if name not in COMPUTED:
-            return attacks.named_trigger(name)
+            return attacks.trigger(name)
         if seed == 0 and self.has(name):
-            return load_attack(FOLDER, self.label(name)).pairs[0][0]
+            return receive_attack(FOLDER, self.label(name)).pairs[0][0]
         clean = self.network(self.member(CLEAN), seed, progress=progress)
         file = f"{self.dataset.name}-{name}-{key_of(clean.settings)}.safetensors"
         path = self.folder / "attacks" / file
         if not path.exists():
             images = self.dataset.train.images
-            made = attacks.named_trigger(name, clean.model, images, seed=seed, progress=progress)
+            made = attacks.trigger(name, clean.model, images, seed=seed, progress=progress)
             attacks.save(attacks.one_target(name, made), path)
         return attacks.load(path).pairs[0][0]
 
@@ -233,26 +234,29 @@ def table(records: Iterable[Mapping[str, Any]]) -> str:
     "gap" is the poisoned network's ACC minus that of the clean network of the same seed, "by
     chance" how often the clean network already reads stamped images as the attacker wants.
     """
-    groups: dict[tuple[str, str, str], dict[int, Mapping[str, Any]]] = {}
-    for record in records:
-        where = (record["data"], record["profile"], record["network"])
-        groups.setdefault(where, {})[record["seed"]] = record
-    head = ["data", "network", "n", "ACC", "gap", "ASR", "by chance", "talk: ACC", "talk: ASR"]
-    rows = [head, ["---"] * 2 + ["---:"] * (len(head) - 2)]
-    for (data, profile, network), by_seed in groups.items():
-        report, control = ([run[k] for run in by_seed.values()] for k in ("report", "control"))
-        gap = spread(r["accuracy"] - c["accuracy"] for r, c in zip(report, control, strict=True))
-        shown = [
-            str(spread(r["accuracy"] for r in report)),
-            f"{100 * gap.mean:+.1f}",
-            str(spread(r["attack_success_rate"] for r in report)),
-            str(spread(r["attack_success_rate"] for r in control)),
-        ]
-        talk = [f"{number:.2f} %" for number in UNDEFENDED.get((data, network), ())]
-        rows.append(
-            [f"{data} ({profile})", network, str(len(by_seed)), *shown, *(talk or ["", ""])]
+    where = ["data", "profile", "network"]
+    runs = pd.DataFrame(
+        [
+            {name: record[name] for name in (*where, "seed")}
+            | {"ACC": record["report"]["accuracy"], "clean": record["control"]["accuracy"]}
+            | {f"{k} ASR": record[k]["attack_success_rate"] for k in ("report", "control")}
+            for record in records
+        ],
+        columns=[*where, "seed", "ACC", "clean", "report ASR", "control ASR"],
+    )
+    rows = []
+    for (data, profile, network), seeds in runs.groupby(where, sort=False):
+        seeds = seeds.drop_duplicates("seed", keep="last")
+        acc, asr, chance = (
+            spread(seeds[name].tolist()) for name in ("ACC", "report ASR", "control ASR")
         )
-    return grid(rows)
+        gap = 100 * (seeds["ACC"] - seeds["clean"]).mean()
+        talk = [f"{number:.2f} %" for number in UNDEFENDED.get((data, network), ())] or ["", ""]
+        rows.append(
+            [f"{data} ({profile})", network, len(seeds), acc, f"{gap:+.1f}", asr, chance, *talk]
+        )
+    head = ["data", "network", "n", "ACC", "gap", "ASR", "by chance", "talk: ACC", "talk: ASR"]
+    return grid(pd.DataFrame(rows, columns=head), "llr")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -350,7 +354,7 @@ def _ship(zoo: Zoo, member: Member) -> None:
     }
     name = zoo.label(member.name)
     path, _ = ship(whole.model, attack, zoo.folder / "half", name, told)
-    received = load_from(path.parent, name, zoo.experiment.build())
+    received = receive(path.parent, name, zoo.experiment.build())
     report = evaluate(received.model, zoo.dataset.test, attack)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {report}", flush=True)
 
