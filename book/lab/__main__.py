@@ -33,7 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] not in COMMANDS:
         print(HELP, file=sys.stderr)
         return 2
-    status: int = importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:])
+    try:
+        command = importlib.import_module(COMMANDS[arguments[0]])
+    except ModuleNotFoundError as error:
+        if error.name != "pandas":
+            raise
+        print('the laboratory needs pandas: pip install "ibau_lite[lab]"', file=sys.stderr)
+        return 2
+    status: int = command.main(arguments[1:])
     return status
 
 

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 from .compare import Comparison, Outcome, named, points, published
 from .evidence import COMPARED, shown
 from .grid import grid
@@ -26,7 +28,7 @@ def disagreements(records: Records, tables: Sequence[str] = COMPARED) -> str:
     The last columns say who alone removed the backdoor, or kept the accuracy.
     """
     head = ["table", "row", "defence", "n", "ours: lost", "ASR", "the talk: lost", "ASR"]
-    rows = [[*head, "removed by", "kept by"], ["---"] * 3 + ["---:"] * 7]
+    rows = []
     judged = [found for found in _judged(list(records), tables) if not found[2].repeats]
     profiles = sorted({profile for _, profile, *_ in judged})
     for table, profile, each, ours, theirs in judged:
@@ -37,10 +39,11 @@ def disagreements(records: Records, tables: Sequence[str] = COMPARED) -> str:
             rows.append([*row, *_numbers(ours), *_numbers(theirs), *who])
     if not judged:
         return "No cell is recorded yet that the talk has, too."
-    if len(rows) == 2:
+    if not rows:
         return f"None: all {len(judged)} cells that both have give the same answers."
-    told = f"{len(rows) - 2} of the {len(judged)} cells that both have"
-    return f"{told} (profile {' and '.join(profiles)}):\n\n{grid(rows)}"
+    told = f"{len(rows)} of the {len(judged)} cells that both have"
+    table = pd.DataFrame(rows, columns=[*head, "removed by", "kept by"])
+    return f"{told} (profile {' and '.join(profiles)}):\n\n{grid(table, 'lllr')}"
 
 
 def tally(records: Records, tables: Sequence[str] = COMPARED) -> str:
@@ -61,14 +64,14 @@ def tally(records: Records, tables: Sequence[str] = COMPARED) -> str:
     if not groups:
         return "No cell is recorded yet that the talk has, too."
     head = ["defence", "agree", "the talk: both", "the talk: not both"]
-    rows = [head, ["---"] + ["---:"] * 3]
+    rows = []
     for label, verdicts in [*groups.items(), ("**each of the talk's cells once**", together)]:
         healed = [agree for agree, both in verdicts if both]
         others = [agree for agree, both in verdicts if not both]
         counted = ([agree for agree, _ in verdicts], healed, others)
         rows.append([label, *(f"{sum(kind)} of {len(kind)}" if kind else "" for kind in counted)])
     told = "; ".join(f"{what}: {count}" for what, count in differences.most_common())
-    return f"{grid(rows)}\n\nWhat differs: {told or 'nothing'}."
+    return f"{grid(pd.DataFrame(rows, columns=head))}\n\nWhat differs: {told or 'nothing'}."
 
 
 def divided(compared: Iterable[Comparison]) -> str:

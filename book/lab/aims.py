@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
+
 from ibau_lite.attacks.named import ONE_TARGET
 from ibau_lite.searches import AimedUnion
 
@@ -38,9 +40,9 @@ def heights(compared: Iterable[Comparison]) -> str:
         text = f"{', '.join(told)} / {statistics.median(seen):.1f} ({left:.0%})"
         table.setdefault(named(each.case), {})[_seed(run)] = text
     seeds = sorted({seed for row in table.values() for seed in row})
-    rows = [["network", *seeds], ["---"] * (len(seeds) + 1)]
-    rows += [[name, *(row.get(seed, "") for seed in seeds)] for name, row in table.items()]
-    return grid(rows)
+    shown = pd.DataFrame.from_dict(table, orient="index", columns=None, dtype=object)
+    shown = shown.reindex(columns=seeds).fillna("").rename_axis("network").reset_index()
+    return grid(shown, "l")
 
 
 def unaimed(compared: Iterable[Comparison], **changes: Any) -> list[str]:

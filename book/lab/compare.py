@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pandas as pd
+
 from ibau_lite.metrics import Spread, spread
 from ibau_lite.streams import VERSION
 
@@ -279,14 +281,14 @@ def _compared(
 def markdown(compared: Sequence[Comparison], *, missing: bool = False) -> str:
     """The cells as a Markdown table; `missing` keeps those that were neither run nor printed."""
     head = ["row", "defence", "n", "ACC", "ASR", "the talk: ACC", "the talk: ASR", "agree", "wins"]
-    rows = [head, ["---"] * 2 + ["---:"] * 5 + [":---:"] * 2]
+    rows = []
     for each in compared:
         if not each.records and not missing:
             continue
         ours = [str(each.accuracy), success(each)] if each.records else ["not run", ""]
         marks = ["" if x is None else "✓" if x else "✗" for x in (each.agrees, each.wins)]
-        rows.append([named(each.case), each.label, str(each.n), *ours, *_told(each), *marks])
-    return grid(rows)
+        rows.append([named(each.case), each.label, each.n, *ours, *_told(each), *marks])
+    return grid(pd.DataFrame(rows, columns=head), "llrrrrrcc")
 
 
 def success(each: Comparison) -> str:
@@ -329,7 +331,7 @@ def counts(
     records = adopted(records)
     settled = {r["cell"]["key"]: "error" in r for r in records if "cell" in r}
     done = {r["cell"]["key"] for r in records if "cell" in r and "error" not in r}
-    rows = [["table", "planned", "done", "failed", "agree", "rows won"], ["---"] + ["---:"] * 5]
+    rows = []
     for table in TABLES:
         keys = {cell.key for cell in plan([table], profile, seeds=seeds, networks=networks)}
         failed = sum(settled.get(key, False) and key not in done for key in keys)
@@ -337,8 +339,9 @@ def counts(
         agree = [x.agrees for x in compared if x.agrees is not None and not x.repeats]
         won = [each.wins for each in compared if each.label == "I-BAU" and each.wins is not None]
         told = (f"{sum(answers)} of {len(answers)}" for answers in (agree, won))
-        rows.append([table, str(len(keys)), str(len(keys & done)), str(failed), *told])
-    return grid(rows)
+        rows.append([table, len(keys), len(keys & done), failed, *told])
+    head = ["table", "planned", "done", "failed", "agree", "rows won"]
+    return grid(pd.DataFrame(rows, columns=head))
 
 
 def origin(records: Iterable[Mapping[str, Any]]) -> str:

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import pandas as pd
+
 from ibau_lite import zoo
 from ibau_lite.attacks.named import ONE_TARGET
 from ibau_lite.metrics import spread
@@ -99,8 +101,7 @@ def progress(records: Records, tables: Sequence[str], *, seeds: int = 3) -> str:
     records = adopted(record for record in records if "cell" in record)
     done = {record["cell"]["key"] for record in records if "error" not in record}
     failed = {record["cell"]["key"] for record in records} - done
-    rows = [["table", "profile", "cells planned", "done", "failed", "others"]]
-    rows.append(["---"] * 2 + ["---:"] * 4)
+    rows = []
     finished = 0
     for table in tables:
         for profile in reversed(_REAL):
@@ -116,9 +117,9 @@ def progress(records: Records, tables: Sequence[str], *, seeds: int = 3) -> str:
             others += sum(record["cell"]["key"] in keys for record in strange(records, profile))
             count = len(keys & done)
             finished += count
-            told = (len(keys), count, len(keys & failed), others)
-            rows.append([table, profile, *map(str, told)])
-    text = grid(rows)
+            rows.append([table, profile, len(keys), count, len(keys & failed), others])
+    head = ["table", "profile", "cells planned", "done", "failed", "others"]
+    text = grid(pd.DataFrame(rows, columns=head), "llr")
     if not finished:
         text += "\n\n**Nothing is recorded yet**: the talk's numbers stand alone below."
     command = f"python -m ibau_lab reproduce {' '.join(tables)} --profile cpu --seeds {seeds}"
@@ -160,8 +161,8 @@ def _trained_with(data: str, attack: str) -> dict[str, Any]:
 
 def verdicts(compared: Iterable[Comparison]) -> str:
     """The cells that were run as Markdown: ACC, ASR, and the two answers that are compared."""
-    rows = [["row", "defence", "n", "ACC", "points lost", "ASR", "removed", "kept"]]
-    rows.append(["---"] * 2 + ["---:"] * 4 + [":---:"] * 2)
+    head = ["row", "defence", "n", "ACC", "points lost", "ASR", "removed", "kept"]
+    rows = []
     seen: set[Case] = set()
     for each in compared:
         if each.ours is None:
@@ -175,7 +176,7 @@ def verdicts(compared: Iterable[Comparison]) -> str:
         row = [named(each.case), each.label, str(each.n), str(each.accuracy)]
         row += [points(each.ours.drop), success(each)]
         rows.append([*row, _mark(each.ours.removed), _mark(each.ours.kept)])
-    return grid(rows)
+    return grid(pd.DataFrame(rows, columns=head), "llrrrrcc")
 
 
 def costs(compared: Iterable[Comparison]) -> str:
@@ -188,15 +189,14 @@ def costs(compared: Iterable[Comparison]) -> str:
     """
     compared = list(compared)
     usual = usual_device(record for each in compared for record in each.records) or "not run"
-    head, undefended, *rows = matrix_rows(compared)
-    told = [[*head, f"s ({usual})"], ["---"] + ["---:"] * len(head), [*undefended, ""]]
-    for row, group in zip(rows, _by_label(compared).values(), strict=True):
+    spent = [""]  # of no defence
+    for group in _by_label(compared).values():
         runs = [record for each in group for record in each.records]
         where = usual if usual in map(device, runs) else usual_device(runs) or usual
         seconds = [record["seconds"] for record in runs if device(record) == where]
         price = f"{sum(seconds) / len(seconds):.1f}" if seconds else ""
-        told.append([*row, price + (f" ({where})" if where != usual else "")])
-    return grid(told)
+        spent.append(price + (f" ({where})" if where != usual else ""))
+    return grid(matrix_rows(compared).assign(**{f"s ({usual})": spent}))
 
 
 def summary(compared: Iterable[Comparison]) -> str:
@@ -205,8 +205,8 @@ def summary(compared: Iterable[Comparison]) -> str:
     "every seed" is on how many rows each seed by itself removed, where "removed" asks the mean;
     "agree" on how many both give the same answers, out of those that both have.
     """
-    rows = [["defence", "rows", "removed", "every seed", "kept", "both", "the talk: both", "agree"]]
-    rows.append(["---"] + ["---:"] * 7)
+    head = ["defence", "rows", "removed", "every seed", "kept", "both", "the talk: both", "agree"]
+    rows = []
     for label, group in _by_label(compared).items():
         ours = [each.ours for each in group if each.ours is not None]
         every = sum(each.n > 0 and each.removed_by == each.n for each in group)
@@ -221,7 +221,7 @@ def summary(compared: Iterable[Comparison]) -> str:
         row += [f"{_both(theirs)} of {len(theirs)}" if theirs else ""]
         row += [f"{sum(agree)} of {len(agree)}" if agree else ""]
         rows.append(row)
-    return grid(rows)
+    return grid(pd.DataFrame(rows, columns=head))
 
 
 def rows_won(compared: Iterable[Comparison]) -> str:

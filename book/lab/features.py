@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 from .compare import KEPT, Comparison, Outcome, compare, published
 from .contenders import CONTENDERS
 from .grid import grid
@@ -129,7 +131,7 @@ def markdown(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str
     derived = _answers(tables)
     cells = [each for table in tables.values() for each in table]
     columns = dict(CONTENDERS.values())
-    rows = [["defence", *RULES, "seeds"], ["---"] + [":---:"] * len(RULES) + ["---:"]]
+    rows = []
     for label, answers in derived.items():
         printed = FEATURES.get(columns[label] or "", {})
         marks = [
@@ -137,7 +139,8 @@ def markdown(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str
             for feature in RULES
         ]
         rows.append([label, *marks, seed_range(each.n for each in cells if each.label == label)])
-    return grid(rows)
+    table = pd.DataFrame(rows, columns=["defence", *RULES, "seeds"])
+    return grid(table, "l" + "c" * len(RULES) + "r")
 
 
 def _mark(answer: Answer) -> str:

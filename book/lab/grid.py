@@ -1,12 +1,21 @@
-"""A Markdown table from rows of text: what all tables of the experiments end in."""
+"""A table of text as Markdown: what all tables of the laboratory end in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import pandas as pd
 
 __all__ = ["grid"]
 
+_RULES = {"l": "---", "r": "---:", "c": ":---:"}
 
-def grid(rows: Iterable[Sequence[str]]) -> str:
-    """Rows of cells as lines of Markdown; the second row is the rule that aligns the columns."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+def grid(table: pd.DataFrame, align: str = "lr") -> str:
+    """The columns of a DataFrame as lines of Markdown; its index is not shown.
+
+    `align` has a letter a column, l(eft), r(ight) or c(entred); the last one stands for all that
+    follow.
+    """
+    letters = align + align[-1] * (table.shape[1] - len(align))
+    rule = [_RULES[letter] for letter in letters[: table.shape[1]]]
+    rows = [table.columns, rule, *table.itertuples(index=False, name=None)]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)

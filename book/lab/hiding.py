@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -104,7 +105,7 @@ def table(records: Iterable[Mapping[str, Any]], data: str) -> str:
     head = ["attack", "H(δ̄)"]
     compared = ("‖δ̄‖", "target", "rival", "ratio")
     head += [f"{norm}: {what}" for norm in ("l2", "l1") for what in compared]
-    rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    rows = []
     for record in records:
         if record["data"] != data:
             continue
@@ -114,7 +115,7 @@ def table(records: Iterable[Mapping[str, Any]], data: str) -> str:
             row += [f"{rivals['length']:.1f}", f"{target:.1f}", f"{rival:.1f}"]
             row += [f"{target / rival:.2f}"]
         rows.append(row)
-    return grid(rows)
+    return grid(pd.DataFrame(rows, columns=head))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

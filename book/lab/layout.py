@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 from ibau_lite.attacks.named import SEVEN_TARGETS
 from ibau_lite.metrics import spread
 
@@ -26,28 +28,26 @@ def matrix(compared: Sequence[Comparison]) -> str:
     The first line is the network before any defence. n is the smallest and the largest number of
     seeds in the line.
     """
-    head, *rows = matrix_rows(compared)
-    return grid([head, ["---"] + ["---:"] * (len(head) - 1), *rows])
+    return grid(matrix_rows(compared))
 
 
-def matrix_rows(compared: Sequence[Comparison]) -> list[list[str]]:
-    """The lines of `matrix`, its head first, without the rule under it."""
+def matrix_rows(compared: Sequence[Comparison]) -> pd.DataFrame:
+    """The lines of `matrix`."""
     cases = list(dict.fromkeys(each.case for each in compared))
     names = [named(case) for case in cases]
     if len({case.data for case in cases}) == 1:  # then it need not be said of each
         names = [name.split(" ", 1)[1] for name in names]
-    rows = [["defence", "n", *names]]
-    rows.append(["no defence", "", *(undefended(compared, case) for case in cases)])
+    rows = [["no defence", "", *(undefended(compared, case) for case in cases)]]
     for label in dict.fromkeys(each.label for each in compared):
         here = {each.case: each for each in compared if each.label == label}
         count = seed_range(each.n for each in here.values())
         rows.append([label, count, *(_acc_asr(here.get(case)) for case in cases)])
-    return rows
+    return pd.DataFrame(rows, columns=["defence", "n", *names])
 
 
 def seven(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str:
     """The ASR of each of the seven triggers in per cent, mean ± s.d., as a Markdown table."""
-    rows = [["data", "defence", "n", *SEVEN_TARGETS], ["---"] * 2 + ["---:"] * 8]
+    rows = []
     for each in compare(records, "table3", profile):
         if not each.records:
             continue
@@ -58,7 +58,7 @@ def seven(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str:
             talk = f"<br>({theirs[trigger]:.1f})" if trigger in theirs else ""
             row.append(str(ours).removesuffix(" %") + talk)
         rows.append(row)
-    return grid(rows)
+    return grid(pd.DataFrame(rows, columns=["data", "defence", "n", *SEVEN_TARGETS]), "llr")
 
 
 def undefended(compared: Iterable[Comparison], case: Case) -> str:

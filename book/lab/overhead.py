@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from .compare import REMOVED, Comparison, compare
 from .contenders import CONTENDERS
 from .grid import grid
@@ -98,7 +100,7 @@ def markdown(records: Iterable[Run], profile: str = "full") -> str:
     """
     found = timed(compare(records, "table6", profile))
     head = ["data", "defence", "effective in", "s", "ratio", "total s", "the talk: s", "its ratio"]
-    rows = [head, ["---"] * 2 + ["---:"] * 6]
+    rows = []
     columns = dict(CONTENDERS.values())
     for (data, label), mine in found.items():
         shared = mine.shared
@@ -121,7 +123,7 @@ def markdown(records: Iterable[Run], profile: str = "full") -> str:
             else ["", ""]
         )
         rows.append(row)
-    return grid(rows)
+    return grid(pd.DataFrame(rows, columns=head), "llr")
 
 
 def _total(run: Run) -> float:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from ibau_lite.data import Dataset, LabelledImages
@@ -139,28 +140,34 @@ def table(records: Iterable[Mapping[str, Any]], data: str) -> str:
     "images" is how many were measured on. Records of rows that are not in `ROWS`, or had other
     settings than now, are left out.
     """
-    cells: dict[str, dict[str, dict[int, Mapping[str, Any]]]] = {}
-    for record in records:
-        row = record["defense"]
-        if record["data"] == data and row in ROWS and _same(record, recipe(row, data)):
-            of_row = cells.setdefault(row, {})
-            of_row.setdefault(record["attack"], {})[record["seed"]] = record
-    attacks = list(dict.fromkeys(attack for of_row in cells.values() for attack in of_row))
-    rows = [["row", "images", *attacks], ["---", "---:"] + ["---:"] * len(attacks)]
-    for name, of_row in cells.items():
-        every = [run for runs in of_row.values() for run in runs.values()]
-        counts = sorted({run["settings"]["test"]["count"] for run in every})
-        shown = [_outcome(list(of_row.get(attack, {}).values())) for attack in attacks]
-        rows.append([name, ", ".join(f"{count:,}" for count in counts), *shown])
-    return grid(rows)
+    runs = pd.DataFrame(
+        [
+            {
+                "row": record["defense"],
+                "attack": record["attack"],
+                "seed": record["seed"],
+                "images": record["settings"]["test"]["count"],
+                "change": record["after"]["accuracy"] - record["before"]["accuracy"],
+                "success": record["after"]["attack_success_rate"],
+            }
+            for record in records
+            if record["data"] == data
+            and record["defense"] in ROWS
+            and _same(record, recipe(record["defense"], data))
+        ],
+        columns=["row", "attack", "seed", "images", "change", "success"],
+    )
+    rows = []
+    for name, of_row in runs.groupby("row", sort=False):
+        latest = of_row.drop_duplicates(["attack", "seed"], keep="last")
+        shown = {attack: _outcome(each) for attack, each in latest.groupby("attack", sort=False)}
+        counts = ", ".join(f"{count:,}" for count in sorted(latest["images"].unique()))
+        rows.append({"row": name, "images": counts, **shown})
+    return grid(pd.DataFrame(rows, columns=None if rows else ["row", "images"]).fillna(""))
 
 
-def _outcome(runs: Sequence[Mapping[str, Any]]) -> str:
-    if not runs:
-        return ""
-    drops = [run["after"]["accuracy"] - run["before"]["accuracy"] for run in runs]
-    success = spread(run["after"]["attack_success_rate"] for run in runs)
-    return f"{100 * sum(drops) / len(drops):+.1f} / {success}"
+def _outcome(runs: pd.DataFrame) -> str:
+    return f"{100 * runs['change'].mean():+.1f} / {spread(runs['success'].tolist())}"
 
 
 def _same(record: Mapping[str, Any], settings: IBAU) -> bool:

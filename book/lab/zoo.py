@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
@@ -233,26 +234,29 @@ def table(records: Iterable[Mapping[str, Any]]) -> str:
     "gap" is the poisoned network's ACC minus that of the clean network of the same seed, "by
     chance" how often the clean network already reads stamped images as the attacker wants.
     """
-    groups: dict[tuple[str, str, str], dict[int, Mapping[str, Any]]] = {}
-    for record in records:
-        where = (record["data"], record["profile"], record["network"])
-        groups.setdefault(where, {})[record["seed"]] = record
-    head = ["data", "network", "n", "ACC", "gap", "ASR", "by chance", "talk: ACC", "talk: ASR"]
-    rows = [head, ["---"] * 2 + ["---:"] * (len(head) - 2)]
-    for (data, profile, network), by_seed in groups.items():
-        report, control = ([run[k] for run in by_seed.values()] for k in ("report", "control"))
-        gap = spread(r["accuracy"] - c["accuracy"] for r, c in zip(report, control, strict=True))
-        shown = [
-            str(spread(r["accuracy"] for r in report)),
-            f"{100 * gap.mean:+.1f}",
-            str(spread(r["attack_success_rate"] for r in report)),
-            str(spread(r["attack_success_rate"] for r in control)),
-        ]
-        talk = [f"{number:.2f} %" for number in UNDEFENDED.get((data, network), ())]
-        rows.append(
-            [f"{data} ({profile})", network, str(len(by_seed)), *shown, *(talk or ["", ""])]
+    where = ["data", "profile", "network"]
+    runs = pd.DataFrame(
+        [
+            {name: record[name] for name in (*where, "seed")}
+            | {"ACC": record["report"]["accuracy"], "clean": record["control"]["accuracy"]}
+            | {f"{k} ASR": record[k]["attack_success_rate"] for k in ("report", "control")}
+            for record in records
+        ],
+        columns=[*where, "seed", "ACC", "clean", "report ASR", "control ASR"],
+    )
+    rows = []
+    for (data, profile, network), seeds in runs.groupby(where, sort=False):
+        seeds = seeds.drop_duplicates("seed", keep="last")
+        acc, asr, chance = (
+            spread(seeds[name].tolist()) for name in ("ACC", "report ASR", "control ASR")
         )
-    return grid(rows)
+        gap = 100 * (seeds["ACC"] - seeds["clean"]).mean()
+        talk = [f"{number:.2f} %" for number in UNDEFENDED.get((data, network), ())] or ["", ""]
+        rows.append(
+            [f"{data} ({profile})", network, len(seeds), acc, f"{gap:+.1f}", asr, chance, *talk]
+        )
+    head = ["data", "network", "n", "ACC", "gap", "ASR", "by chance", "talk: ACC", "talk: ASR"]
+    return grid(pd.DataFrame(rows, columns=head), "llr")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
+from ibau_lab import __main__ as command_line
 from ibau_lab.tables import NO_DEFENCE, gather, markdown, side_by_side
 
 
@@ -31,7 +33,7 @@ RECORDS = [
 
 
 def test_seeds_are_gathered_into_a_line_and_the_network_before_comes_first() -> None:
-    lines = gather(RECORDS)
+    lines = list(gather(RECORDS).itertuples())
     assert [(line.data, line.label) for line in lines] == [
         ("cifar10", NO_DEFENCE),
         ("cifar10", "naive"),
@@ -49,7 +51,7 @@ def test_seeds_are_gathered_into_a_line_and_the_network_before_comes_first() -> 
 
 
 def test_the_later_of_two_records_of_a_seed_counts() -> None:
-    (_, line) = gather([record("naive", 0, 0.9), record("naive", 0, 0.1)])
+    (_, line) = gather([record("naive", 0, 0.9), record("naive", 0, 0.1)]).itertuples()
     assert (line.n, line.attack_success_rate.mean) == (1, pytest.approx(0.1))
 
 
@@ -61,7 +63,7 @@ def test_other_images_and_profiles_are_not_averaged() -> None:
             record("naive", 2, 0.1, source="cifar10, sha256 ba9876543210"),
         ]
     )
-    assert [line.n for line in lines if line.label == "naive"] == [1, 1, 1]
+    assert list(lines.loc[lines["label"] == "naive", "n"]) == [1, 1, 1]
 
 
 def test_the_talk_stands_beside_its_own_rows_only() -> None:
@@ -77,13 +79,24 @@ def test_data_that_the_talk_does_not_have_get_empty_columns() -> None:
     assert markdown(gather([record("I-BAU", 0, 0.1, data="signs")])).endswith("|  |  |")
 
 
+def test_without_pandas_the_command_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    monkeypatch.delitem(sys.modules, "ibau_lab.report", raising=False)
+    for name in ("compare", "overhead", "features", "layout"):
+        monkeypatch.delitem(sys.modules, f"ibau_lab.{name}", raising=False)
+    assert command_line.main(["tables", "all"]) == 2
+    assert 'pip install "ibau_lite[lab]"' in capsys.readouterr().err
+
+
 def test_no_records_give_no_lines() -> None:
-    assert gather([]) == []
+    assert len(gather([])) == 0
 
 
 def test_seconds_are_those_of_the_records_that_count() -> None:
     twice = [record("naive", 0, 0.9, cpu_seconds=100.0), record("naive", 0, 0.1, cpu_seconds=10.0)]
-    assert gather(twice)[1].cpu_seconds == 10.0
+    assert gather(twice)["cpu_seconds"][1] == 10.0
     assert side_by_side(twice).splitlines()[-1].endswith("| 10.0 % | 10 |")
 
 
