@@ -104,5 +104,8 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> NDAr
 
 def write(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
     """Write `arrays` to `path` through a temporary file: a reader never meets half an archive."""
+    objects = [name for name, array in arrays.items() if np.asarray(array).dtype.hasobject]
+    if objects:  # older versions of numpy.savez have no allow_pickle, and pickle them
+        raise ValueError(f"{', '.join(objects)}: numbers or texts are expected, got Python objects")
     with replacing(path) as stream:
-        np.savez(stream, allow_pickle=False, **arrays)
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # no name of ours is allow_pickle

@@ -7,7 +7,8 @@ B = ∇²₂₁ inner [p × d] and g = ∇₁ outer [d], at an interior stationa
     ∇δ(θ) = -A⁻¹ Bᵀ,      ∇ψ(θ) = ∇₂ outer - B A⁻¹ g      for ψ(θ) = outer(δ(θ), θ),
 
 and with an active constraint A - λI on the tangent space takes the place of A (the sets of
-`ibau_lite.sets`).
+`ibau_lite.sets`). Both functions are differentiated twice: attention takes the kernel that can be,
+and an operation without a second derivative, as hardsigmoid, is a ValueError that names it.
 
 ======================== ==========================================================================
 `hypergradient`          direct and indirect term of ∇ψ, by K products with A

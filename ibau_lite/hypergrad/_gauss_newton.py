@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from ibau_lite.hypergrad._gradient_graph import Objective, evaluate, leaves, pull_back
+from ibau_lite.second_derivatives import twice_differentiable
 
 
+@twice_differentiable()
 def gauss_newton(
     outputs: Objective,
     loss: Callable[[Tensor], Tensor],

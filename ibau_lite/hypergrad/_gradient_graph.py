@@ -6,7 +6,12 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ibau_lite.second_derivatives import (
+    refuse_once_differentiable,
+    refuse_without_one,
+    twice_differentiable,
+)
 
 Parameters = dict[str, Tensor]
 """theta: name -> tensor, as ``dict(model.named_parameters())``."""
@@ -40,9 +45,9 @@ class GradientGraph:
     ) -> None:
         self.delta, self.theta = leaves(delta, theta)
         inputs = [self.delta, *self.theta.values()] if theta_gradient else [self.delta]
-        # The fused kernels of attention have no second derivative; the plain one has.
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with torch.enable_grad(), twice_differentiable():
             value = evaluate(function, self.delta, self.theta, name)
+            refuse_once_differentiable(value)
             gradients = torch.autograd.grad(
                 value, inputs, create_graph=True, materialize_grads=True
             )
@@ -132,4 +137,10 @@ def pull_back(
     """(∂output/∂input)ᵀ cotangent for every input, zeros where there is no dependence."""
     if not output.requires_grad:
         return tuple(torch.zeros_like(i) for i in inputs)
-    return torch.autograd.grad(output, inputs, cotangent, retain_graph=keep, materialize_grads=True)
+    try:
+        return torch.autograd.grad(
+            output, inputs, cotangent, retain_graph=keep, materialize_grads=True
+        )
+    except RuntimeError as error:
+        refuse_without_one(error)
+        raise

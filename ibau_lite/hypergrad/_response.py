@@ -18,10 +18,12 @@ from ibau_lite.hypergrad._gradient_graph import (
     reaches,
 )
 from ibau_lite.hypergrad._implicit_system import ImplicitSystem, Sense, Solver, sign_of
+from ibau_lite.second_derivatives import refuse_once_differentiable, twice_differentiable
 from ibau_lite.sets import INTERIOR, Constraint
 from ibau_lite.solvers import Solution
 
 
+@twice_differentiable()
 def response_jacobian(
     inner: Objective,
     delta: Tensor,
@@ -49,6 +51,7 @@ def response_jacobian(
     delta, params = leaves(delta, theta)
     with torch.enable_grad():
         value = evaluate(inner, delta, params, "inner")
+    refuse_once_differentiable(value)
     check_reach(reaches(value, params), "inner(delta, theta)")
     delta, params = delta.detach(), {name: p.detach() for name, p in params.items()}
     gradient = torch.func.grad(lambda d, t: inner(d, t).reshape(()), argnums=0)
@@ -147,6 +150,7 @@ def inverse_hvp(
     return dataclasses.replace(solution, x=-system.sign * system.tangent.project(solution.x))
 
 
+@twice_differentiable()
 def _mixed_transpose(
     inner: Objective, delta: Tensor, theta: Mapping[str, Tensor], tangent: Mapping[str, Tensor]
 ) -> Tensor:

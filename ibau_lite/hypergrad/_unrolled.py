@@ -17,6 +17,7 @@ from ibau_lite.hypergrad._gradient_graph import (
     reaches,
 )
 from ibau_lite.hypergrad._hypergradient import Hypergradient, gradients
+from ibau_lite.second_derivatives import refuse_once_differentiable, twice_differentiable
 
 Step = Callable[[Tensor, Parameters], Tensor]
 """(delta, theta) -> the next delta, differentiable by autograd."""
@@ -39,6 +40,8 @@ def ascent_step(
         with torch.enable_grad():
             point = delta if delta.requires_grad else delta.detach().requires_grad_(True)
             value = evaluate(inner, point, theta, "inner")
+            if tracked:
+                refuse_once_differentiable(value)
             (slope,) = torch.autograd.grad(
                 value, point, create_graph=tracked, materialize_grads=True
             )
@@ -48,6 +51,7 @@ def ascent_step(
     return step
 
 
+@twice_differentiable()
 def unrolled_hypergradient(
     outer: Objective,
     step: Step,

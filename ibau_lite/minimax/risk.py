@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from ibau_lite.logits import check_reads_alone
+from ibau_lite.logits import at, check_reads_alone
 
 __all__ = ["Risk"]
 
@@ -101,8 +100,7 @@ class Risk:
         inputs = self.images.to(delta) + shift
         if self.clamp:
             inputs = inputs.clamp(0, 1)
-        logits: Tensor = functional_call(self.model, dict(theta), (inputs,))
-        return logits
+        return at(self.model, theta, inputs)
 
     def __len__(self) -> int:
         return len(self.images)
