@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ibau_lite.data import LabelledImages
-from ibau_lite.logits import check_logits, check_reads_alone, read
+from ibau_lite.logits import check_logits, check_reached, check_reads_alone, read
 
 __all__ = ["clean_on_device", "private_copy", "stored_values"]
 
@@ -86,6 +86,7 @@ def clean_on_device(model: nn.Module, clean: LabelledImages, *, shift: int = 0) 
         logits = read(model, seen.images)
         check_logits(logits)
         _check_alone(read(model, seen.images[:1]), logits)
+    check_reached(model, seen.images[:1].to(next(model.parameters())))
     _check_labels(moved.labels, logits.shape[1])
     _warn_of_missing(moved.labels, logits.shape[1])
     _warn_of_misreading(logits, seen.labels)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-__all__ = ["check_logits", "check_reads_alone", "read"]
+__all__ = ["at", "check_logits", "check_reached", "check_reads_alone", "read"]
 
 _OF_SHAPES = re.compile(r"shape|size|dimension|channel", re.IGNORECASE)
 
@@ -39,6 +41,43 @@ def read(model: nn.Module, images: Tensor) -> Tensor:
             f"{_hint(images)}"
         ) from error
     return checked(logits, len(images))
+
+
+def at(model: nn.Module, theta: Mapping[str, Tensor], images: Tensor) -> Tensor:
+    """f_θ(x): what the model gives with the tensors of `theta` in place of its own.
+
+    The model is left as it was. `torch.func.functional_call` would leave θ in a model that uses
+    one layer under two names (PyTorch's issue 164759), so each place is named once here, and a
+    parameter that several layers share is exchanged in all of them.
+    """
+    named = dict(model.named_parameters(remove_duplicate=False))
+    given = {id(named[name]): value for name, value in theta.items() if name in named}
+    places = {
+        name: given[id(p)]
+        for prefix, module in model.named_modules()
+        for name, p in module.named_parameters(prefix, recurse=False, remove_duplicate=False)
+        if id(p) in given
+    }
+    others = {name: value for name, value in theta.items() if name not in named}  # buffers
+    outputs: Tensor = functional_call(model, places | others, (images,), tie_weights=False)
+    return outputs
+
+
+def check_reached(model: nn.Module, images: Tensor) -> None:
+    """Raise `ValueError` for a model that computes with a tensor it does not hold as a parameter.
+
+    One in a list, or an attribute that requires a gradient, cannot be exchanged for that of `at`:
+    its derivative would be missing without a word.
+    """
+    with torch.enable_grad():
+        fixed = {name: p.detach() for name, p in model.named_parameters()}
+        outputs = at(model, fixed, images.detach())
+    if outputs.requires_grad:
+        raise ValueError(
+            "the model computes with a tensor that requires a gradient and is not reached by name, "
+            "as one in a Python list: hold it as a parameter of the module that uses it (self.w = "
+            "w, or an nn.ParameterList)"
+        )
 
 
 def checked(logits: object, count: int) -> Tensor:

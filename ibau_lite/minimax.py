@@ -17,10 +17,9 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ibau_lite._kinds import check_kinds
-from ibau_lite.logits import check_reads_alone
+from ibau_lite.logits import at, check_reads_alone
 from ibau_lite.sets import Region
 from ibau_lite.streams import stream
 
@@ -114,8 +113,7 @@ class Risk:
         inputs = self.images.to(delta) + shift
         if self.clamp:
             inputs = inputs.clamp(0, 1)
-        logits: Tensor = functional_call(self.model, dict(theta), (inputs,))
-        return logits
+        return at(self.model, theta, inputs)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -144,6 +146,30 @@ def test_wheel_holds_modules_and_networks_and_nothing_beside_the_library(tmp_pat
     networks = (ROOT / "ibau_lite" / "zoo" / "networks").iterdir()
     carried = {name for name in names if "/networks/" in name}
     assert carried == {path.relative_to(ROOT).as_posix() for path in networks}
+
+
+def test_sdist_holds_the_repository(tmp_path: Path) -> None:
+    """Whoever unpacks it can run the tests and build the book."""
+    git = ["git", "-C", str(ROOT), "ls-files", "-z"]
+    listed = subprocess.run(git, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a clone: the sdist cannot be compared with what git tracks")
+    tracked = {name for name in listed.stdout.split("\0") if (ROOT / name).is_file()}
+    for name in tracked:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    code = "from setuptools import build_meta; build_meta.build_sdist('dist')"
+    run_python(code, tmp_path)
+    (archive,) = tmp_path.glob("dist/*.tar.gz")
+    with tarfile.open(archive) as tar:
+        carried = {member.name.partition("/")[2] for member in tar}
+    assert tracked - carried == set()
+
+
+@pytest.mark.parametrize("module", ["ibau_lite.sets", "ibau_lab.plan", "tests.test_sets"])
+def test_our_own_deprecation_warnings_are_errors(module: str) -> None:
+    with pytest.raises(DeprecationWarning):
+        warnings.warn_explicit("old", DeprecationWarning, "file.py", 1, module=module)
 
 
 def test_make_refuses_an_old_python_and_says_what_to_do(tmp_path: Path) -> None:

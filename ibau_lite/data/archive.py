@@ -1,4 +1,4 @@
-"""The `.npz` archive of a dataset: read without trust, written as a whole or not at all."""
+"""The `.npz` archive of a dataset: read without trust, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ _FREE, _RATIO = 64 * 2**20, 20  # so many bytes, and so many for each byte of th
 def read(path: Path) -> dict[str, NDArray[np.generic]]:
     """Read the arrays named in `ARRAYS` and `WORDS` of the `.npz` file at `path`, and no others.
 
-    Each of these checks comes before memory is taken for the next. The file is a regular file of at
-    most 8 GiB. It has at most 1,000 members, stored or deflated. They unpack to at most 8 GiB, and
-    to at most 64 MiB and 20 times the file (a file that is not packed always does). Each array is
-    as large as its header says and holds no Python objects, which are never unpickled.
+    What is checked, in this order, each before memory is taken for the next: that it is a regular
+    file of at most 8 GiB; that it has at most 1,000 members, stored or deflated; that they unpack
+    to at most 64 MiB and 20 times the file (a file that is not packed always does), and to 8 GiB;
+    that each array is as large as its header says and holds no Python objects, which are never
+    unpickled.
 
-    Raises `FileNotFoundError` if there is no file. Raises `ValueError` if a check fails, or if an
+    Raises FileNotFoundError if there is no file, and ValueError if one of these fails, or if an
     array of `ARRAYS` is missing.
     """
     try:
@@ -102,6 +103,9 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> NDAr
 
 
 def write(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-    """Write `arrays` to `path` through a temporary file, so that nobody reads half an archive."""
+    """Write `arrays` to `path` through a temporary file: a reader never meets half an archive."""
+    objects = [name for name, array in arrays.items() if np.asarray(array).dtype.hasobject]
+    if objects:  # older versions of numpy.savez have no allow_pickle, and pickle them
+        raise ValueError(f"{', '.join(objects)}: numbers or texts are expected, got Python objects")
     with replacing(path) as stream:
-        np.savez(stream, allow_pickle=False, **arrays)
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # no name of ours is allow_pickle

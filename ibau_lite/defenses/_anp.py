@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ibau_lite._kinds import check_ranges
 from ibau_lite.data import LabelledImages
@@ -27,6 +26,7 @@ from ibau_lite.defenses.layers import (
     check_own_weight,
     is_trainable_convolution,
 )
+from ibau_lite.logits import at
 from ibau_lite.protocol import Outcome, Run, defense
 
 __all__ = ["ANPConfig", "anp"]
@@ -80,7 +80,7 @@ def anp(model: nn.Module, clean: LabelledImages, config: ANPConfig, run: Run) ->
     def step(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         def loss_at(shifts: dict[str, Tensor] | None) -> Tensor:
             with batch_norm_training(model, images, config.batch_statistics, record=False):
-                logits = functional_call(model, neurons.weights(shifts), (images,))
+                logits = at(model, neurons.weights(shifts), images)
             return F.cross_entropy(logits, labels)
 
         shifts = neurons.noise(config.epsilon, run.generator)

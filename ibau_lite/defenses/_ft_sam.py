@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ibau_lite._kinds import check_ranges
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses.epochs import EpochsConfig, run_epochs
 from ibau_lite.defenses.layers import batch_norm_training
+from ibau_lite.logits import at
 from ibau_lite.protocol import Outcome, Run, defense
 
 __all__ = ["FTSAMConfig", "ft_sam", "sam_perturbation"]
@@ -83,7 +83,7 @@ def ft_sam(model: nn.Module, clean: LabelledImages, config: FTSAMConfig, run: Ru
         point: Mapping[str, Tensor], images: Tensor, labels: Tensor, *, record: bool
     ) -> Tensor:
         with batch_norm_training(model, images, config.batch_statistics, record=record):
-            logits = functional_call(model, dict(point), (images,))
+            logits = at(model, point, images)
         return F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
 
     def step(images: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -122,7 +122,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
 
 def test_objects_are_not_written_either(tmp_path) -> None:
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(ValueError, match="y_test: .*got Python objects"):
         archive.write(tmp_path / "a.npz", {**ARRAYS, "y_test": np.array([None])})
     assert list(tmp_path.iterdir()) == []
 
