@@ -192,7 +192,7 @@ def _affine(module: nn.Conv2d | nn.Linear, shape: tuple[int, ...]) -> Affine:
 
 
 def _folded(affine: Affine, norm: _Norm) -> Affine:
-    """(sW, s(b − μ) + β) with s = γ/√(σ² + ε); see `ibau_lite.folding` for networks that run."""
+    """(sW, s(b − μ) + β) with s = γ/√(σ² + ε); see `ibau_lite.speed` for networks that run."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     if norm.weight is not None:

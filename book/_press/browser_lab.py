@@ -116,7 +116,7 @@ def train_and_unlearn(signs: Dataset, settings: Settings) -> Made:
     ib.training.fit(model, poisoned, settings.recipe, seed=settings.seed)
     trained = time.perf_counter()
     clean, config = signs.clean[: settings.clean], settings.unlearning
-    ib.defenses.ibau(model, clean, config=config, seed=settings.seed, evaluator=keep)
+    ib.ibau(model, clean, config=config, seed=settings.seed, evaluator=keep)
     seconds = {"training": trained - started, "unlearning": time.perf_counter() - trained}
     return Made(kept, [measure(numbers, signs, attack) for numbers in kept], seconds)
 

@@ -31,7 +31,7 @@ def train_and_unlearn() -> tuple[Dataset, Attack, nn.Module, nn.Module]:
     recipe = ib.training.Recipe(epochs=8, shift=2, weight_decay=5e-3)
     model = ib.models.small_cnn(signs.num_classes)
     ib.training.fit(model, poisoned, recipe)
-    return signs, attack, model, ib.defenses.ibau(model, signs.clean).model
+    return signs, attack, model, ib.ibau(model, signs.clean).model
 
 
 def draw(signs: Dataset, attack: Attack, poisoned: nn.Module, unlearned: nn.Module) -> Figure:

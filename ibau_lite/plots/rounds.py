@@ -63,7 +63,7 @@ def per_round(
 def terms(histories: Mapping[str, History]) -> Figure:
     """Mean norms of the direct and the indirect term in each round, and the solver's residual.
 
-    `histories` maps a label to one history of `defenses.ibau`. The line at a residual of 1 marks a
+    `histories` maps a label to one history of `ib.ibau`. The line at a residual of 1 marks a
     solution that is no better than v = 0. Raises `ValueError` if no row has an indirect term.
     """
     rows = {label: [row for row in run if "indirect" in row] for label, run in histories.items()}
