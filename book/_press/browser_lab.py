@@ -30,7 +30,7 @@ from torch import Tensor, nn
 import ibau_lite as ib
 from ibau_lite.attacks import Attack, Trigger
 from ibau_lite.data import Dataset
-from ibau_lite.defenses import IBAUConfig
+from ibau_lite.defenses import IBAU
 from ibau_lite.training import Recipe
 
 TARGET = Path(__file__).resolve().parents[1] / "_static" / "browser_lab"
@@ -54,7 +54,7 @@ class Settings:
         default_factory=lambda: Recipe(epochs=8, batch_size=64, shift=2, weight_decay=5e-3)
     )
     clean: int = 600
-    unlearning: IBAUConfig = field(default_factory=lambda: IBAUConfig(rounds=7, outer_images=200))
+    unlearning: IBAU = field(default_factory=lambda: IBAU(rounds=7, outer_images=200))
     seed: int = 0
 
 
@@ -181,7 +181,10 @@ def script(signs: Dataset, made: Made, settings: Settings) -> str:
         "width": WIDTH,
         "classes": list(signs.class_names),
         "target": settings.target,
-        "tested": {"clean": len(signs.test), "stamped": len(attack.test_view(signs.test).labels)},
+        "tested": {
+            "clean": len(signs.test),
+            "stamped": len(attack.poisoned_test_set(signs.test).labels),
+        },
         "rounds": [
             {"acc": round(measured["acc"], 5), "asr": round(measured["asr"], 5), "f16": text(n)}
             for n, measured in zip(made.numbers, made.measured, strict=True)
