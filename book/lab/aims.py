@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+from ibau_lite.searches import AimedUnion
 
-from ibau_lite.attacks.talk import ONE_TARGET
-from ibau_lite.minimax import AimedUnion
+from ibau_lite.attacks.named import ONE_TARGET
 
 from .compare import Comparison, named
 from .contenders import contender

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from ibau_lite import zoo
-from ibau_lite.attacks.talk import ONE_TARGET
+from ibau_lite.attacks.named import ONE_TARGET
 from ibau_lite.metrics import spread
 
 from .compare import (

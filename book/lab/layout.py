@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from ibau_lite.attacks.talk import SEVEN_TARGETS
+from ibau_lite.attacks.named import SEVEN_TARGETS
 from ibau_lite.metrics import spread
 
 from .compare import Comparison, compare, named, printed

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ibau_lite import hypergrad
 from ibau_lite.attacks import Attack
-from ibau_lite.data import Dataset, Labelled
+from ibau_lite.data import Dataset, LabelledImages
 from ibau_lite.metrics import evaluate, predict
 from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.sets import L2Ball
@@ -38,7 +38,7 @@ __all__ = ["main", "measure"]
 
 def measure(
     model: nn.Module,
-    part: Labelled,
+    part: LabelledImages,
     attack: Attack,
     *,
     radius: float = 4.0,
@@ -177,7 +177,7 @@ def _record(
     profile: str,
     dataset: Dataset,
     model: nn.Module,
-    part: Labelled,
+    part: LabelledImages,
     settings: dict[str, Any],
 ) -> dict[str, Any]:
     started = time.process_time()
