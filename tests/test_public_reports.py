@@ -12,20 +12,20 @@ from torch.nn.utils import prune
 
 from ibau_lite import checkpoints
 from ibau_lite.attacks import badnets
-from ibau_lite.data import Labelled
-from ibau_lite.defenses import IBAUConfig, ibau
+from ibau_lite.data import LabelledImages
+from ibau_lite.defenses import IBAU, ibau
 from ibau_lite.hypergrad import hypergradient
 from ibau_lite.logits import at, check_reached
 from ibau_lite.metrics import evaluate
 from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.solvers import MINRES, ConjugateGradient
 
-QUICK = IBAUConfig(rounds=1, inner=Ascent(2), solver=MINRES(max_iter=2))
+QUICK = IBAU(rounds=1, inner=Ascent(2), solver=MINRES(max_iter=2))
 
 
-def images(count: int = 24) -> Labelled:
+def images(count: int = 24) -> LabelledImages:
     generator = torch.Generator().manual_seed(0)
-    return Labelled(torch.rand(count, 1, 8, 8, generator=generator), torch.arange(count) % 3)
+    return LabelledImages(torch.rand(count, 1, 8, 8, generator=generator), torch.arange(count) % 3)
 
 
 class Shared(nn.Module):
@@ -140,7 +140,7 @@ def test_normalised_images_are_refused():
     """bolunwang/backdoor 1, attacking_distributed_learning 1: the trigger's white was 2.8."""
     data = images()
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
-        Labelled((data.images - 0.13) / 0.31, data.labels)
+        LabelledImages((data.images - 0.13) / 0.31, data.labels)
 
 
 class Always(nn.Module):

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from ibau_lite.data import Labelled
-from ibau_lite.defenses import IBAUConfig, ibau
+from ibau_lite.data import LabelledImages
+from ibau_lite.defenses import IBAU, ibau
 from ibau_lite.hypergrad import (
     ascent_step,
     gauss_newton,
@@ -259,8 +259,8 @@ class Patches(nn.Module):
 
 def test_ibau_takes_a_vision_transformer_and_names_what_it_cannot():
     torch.manual_seed(0)
-    clean = Labelled(torch.rand(30, 1, 8, 8), torch.arange(30) % 3)
-    quick = IBAUConfig(rounds=1)
+    clean = LabelledImages(torch.rand(30, 1, 8, 8), torch.arange(30) % 3)
+    quick = IBAU(rounds=1)
     ibau(Patches(nn.Identity()), clean, config=quick)
     with pytest.raises(ValueError, match="hardsigmoid has no second"):
         ibau(Patches(nn.Hardsigmoid()), clean, config=quick)

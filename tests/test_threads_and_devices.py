@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from ibau_lite.data import Labelled
-from ibau_lite.defenses import IBAUConfig, ibau
+from ibau_lite.data import LabelledImages
+from ibau_lite.defenses import IBAU, ibau
 from ibau_lite.hypergrad import hypergradient
 from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.solvers import MINRES
@@ -30,13 +30,13 @@ TOLERANCE = {
 """‖a − b‖ / ‖a‖ at most, of logits, of a hypergradient, of all weights after four steps."""
 
 
-def bands() -> Labelled:
+def bands() -> LabelledImages:
     generator = torch.Generator().manual_seed(0)
     images = 0.4 * torch.rand(96, 3, 16, 16, generator=generator)
     labels = torch.arange(96) % 4
     for image, label in zip(images, labels.tolist(), strict=True):
         image[:, 3 * label : 3 * label + 3] += 0.5
-    return Labelled(images, labels)
+    return LabelledImages(images, labels)
 
 
 def network() -> nn.Module:
@@ -64,7 +64,7 @@ def results(device: str) -> dict[tuple[str, torch.dtype], torch.Tensor]:
     model = network().to(device)
     fit(model, data, Recipe(epochs=2, batch_size=48, lr=0.02), seed=0)
     found["training", torch.float32] = weights(model)
-    quick = IBAUConfig(rounds=1, inner=Ascent(2), solver=MINRES(max_iter=2))
+    quick = IBAU(rounds=1, inner=Ascent(2), solver=MINRES(max_iter=2))
     unlearned = ibau(network().to(device), data, config=quick, seed=0).model
     found["ibau", torch.float32] = weights(unlearned)
     return {name: value.cpu() for name, value in found.items()}
