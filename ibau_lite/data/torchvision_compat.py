@@ -42,7 +42,8 @@ def _operators_load() -> bool:
         spec.submodule_search_locations[0],
         (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES),
     )
-    extension = places.find_spec("_C")
+    # From 0.29 on it is _C_stable. To declare what it declares itself ends the process.
+    extension = places.find_spec("_C_stable") or places.find_spec("_C")
     if extension is None or extension.origin is None:
         return False
     try:
