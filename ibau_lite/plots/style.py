@@ -25,9 +25,7 @@ SERIES: tuple[tuple[str, str, str], ...] = (
 """Colour, hatch and marker of the first, second, … series of a figure."""
 
 
-def new_figure(
-    rows: int, columns: int, width: float, height: float
-) -> tuple[Figure, list[list[Axes]]]:
+def blank(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[list[Axes]]]:
     """Make a figure of `width` × `height` inches with `rows` × `columns` axes.
 
     It is closed for pyplot: a notebook shows it where a cell returns it, and only there.
@@ -44,7 +42,7 @@ def new_figure(
     return figure, [list(row) for row in axes]
 
 
-def style_axes(axes: Axes, grid: str = "y") -> None:
+def plain(axes: Axes, grid: str = "y") -> None:
     """Two spines, faint lines across the values behind the data, ink that does not shout."""
     axes.set_facecolor(PAPER)
     axes.set_axisbelow(True)
@@ -54,7 +52,7 @@ def style_axes(axes: Axes, grid: str = "y") -> None:
         axes.spines[side].set_visible(False)
 
 
-def hide_axes(axes: Axes) -> None:
+def bare(axes: Axes) -> None:
     """Neither ticks nor frame: for pictures."""
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():

@@ -200,6 +200,6 @@ def test_newton_names_what_is_wrong():
 
 
 def _labelled():
-    from ibau_lite.data import LabelledImages
+    from ibau_lite.data import Labelled
 
-    return LabelledImages(torch.rand(5, 1, 2, 2), torch.arange(5) % 3)
+    return Labelled(torch.rand(5, 1, 2, 2), torch.arange(5) % 3)
