@@ -15,12 +15,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ibau_lite.data import Labelled
+from ibau_lite._modes import evaluation_mode
+from ibau_lite.data import LabelledImages
 from ibau_lite.logits import check_reads_alone, read
-from ibau_lite.modes import evaluation_mode
 
 __all__ = [
-    "Attacker",
+    "AttackLike",
     "Report",
     "Spread",
     "Summary",
@@ -33,14 +33,14 @@ __all__ = [
 ]
 
 
-class Attacker(Protocol):
+class AttackLike(Protocol):
     """What this module needs of an attack: the images on which its success is measured.
 
-    `test_view(labelled)` stamps the images whose label the attack changes (those of the target
+    `poisoned_test_set(labelled)` stamps the images whose label the attack changes (those of the target
     class are left out) and labels them as the attacker wants them to be read.
     """
 
-    def test_view(self, labelled: Labelled) -> Labelled:
+    def poisoned_test_set(self, labelled: LabelledImages) -> LabelledImages:
         """Give the attacked images with the attacker's labels."""
         ...
 
@@ -103,10 +103,10 @@ def predict(model: nn.Module, images: Tensor, *, batch_size: int = 1000) -> Tens
     return torch.cat([torch.empty(0, dtype=torch.int64), *(batch.argmax(1) for batch in logits)])
 
 
-def accuracy(model: nn.Module, labelled: Labelled, *, batch_size: int = 1000) -> float:
+def accuracy(model: nn.Module, labelled: LabelledImages, *, batch_size: int = 1000) -> float:
     """Count the fraction of images predicted as labelled: |{i : argmax f(xᵢ) = yᵢ}| / N.
 
-    Raises `TypeError` for no `Labelled`, `ValueError` for no images, for a label that is none of
+    Raises `TypeError` for no `LabelledImages`, `ValueError` for no images, for a label that is none of
     the model's classes, and as `predict` does for the model.
     """
     _check(labelled)
@@ -128,27 +128,27 @@ def accuracy(model: nn.Module, labelled: Labelled, *, batch_size: int = 1000) ->
 
 
 def attack_success_rate(
-    model: nn.Module, labelled: Labelled, attack: Attacker, *, batch_size: int = 1000
+    model: nn.Module, labelled: LabelledImages, attack: AttackLike, *, batch_size: int = 1000
 ) -> float:
     """Count the fraction of attacked images that are read as the attacker wants (ASR).
 
     `labelled` are clean images with their true labels; those whose label the attack leaves as it is
     (for one target: the images of the target class) are not counted, since reading them so is no
     success. Over several triggers: all their images together; one by one, `accuracy` on each of
-    `attack.test_views(labelled)`. Raises as `attack.test_view` and `accuracy` do.
+    `attack.poisoned_test_sets(labelled)`. Raises as `attack.poisoned_test_set` and `accuracy` do.
     """
-    return accuracy(model, attack.test_view(labelled), batch_size=batch_size)
+    return accuracy(model, attack.poisoned_test_set(labelled), batch_size=batch_size)
 
 
 def evaluate(
-    model: nn.Module, labelled: Labelled, attack: Attacker, *, batch_size: int = 1000
+    model: nn.Module, labelled: LabelledImages, attack: AttackLike, *, batch_size: int = 1000
 ) -> Report:
     """Clean accuracy and attack success rate of a model on clean images with their true labels.
 
     Raises as `accuracy` and `attack_success_rate` do.
     """
     _check(labelled)
-    attacked = attack.test_view(labelled)
+    attacked = attack.poisoned_test_set(labelled)
     return Report(
         accuracy=accuracy(model, labelled, batch_size=batch_size),
         attack_success_rate=accuracy(model, attacked, batch_size=batch_size),
@@ -177,9 +177,11 @@ def summarise(reports: Sequence[Report]) -> Summary:
     )
 
 
-def _check(labelled: Labelled) -> None:
-    if not isinstance(labelled, Labelled):
-        raise TypeError(f"labelled: a Labelled is expected, as dataset.test, got {type(labelled)}")
+def _check(labelled: LabelledImages) -> None:
+    if not isinstance(labelled, LabelledImages):
+        raise TypeError(
+            f"labelled: LabelledImages are expected, as dataset.test, got {type(labelled)}"
+        )
 
 
 def _check_range(images: Tensor) -> None:

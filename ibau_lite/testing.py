@@ -31,8 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from ibau_lite import models
-from ibau_lite.data import Labelled
-from ibau_lite.defenses import Defended, Defense
+from ibau_lite.data import LabelledImages
+from ibau_lite.defenses import Defense, DefenseResult
 from ibau_lite.training import Recipe, fit
 
 __all__ = [
@@ -59,7 +59,7 @@ class Subject:
     defense: Defense
     config: Any = None
 
-    def run(self, model: nn.Module, clean: Any, **options: Any) -> Defended:
+    def run(self, model: nn.Module, clean: Any, **options: Any) -> DefenseResult:
         """Call the defence, warnings left out."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -107,14 +107,14 @@ def check_trigger(
     )
 
 
-def tiny_images(count: int = 24, seed: int = 0) -> Labelled:
+def tiny_images(count: int = 24, seed: int = 0) -> LabelledImages:
     """Noise [count, 3, 8, 8] with one bright band of two rows, whose height is the class (4)."""
     generator = torch.Generator().manual_seed(seed)
     images = 0.4 * torch.rand(count, 3, SIZE, SIZE, generator=generator)
     labels = torch.arange(count) % CLASSES
     for image, label in zip(images, labels.tolist(), strict=True):
         image[:, 2 * label : 2 * label + 2] += 0.5
-    return Labelled(images, labels)
+    return LabelledImages(images, labels)
 
 
 def tiny_network() -> nn.Module:
@@ -389,7 +389,7 @@ def _empty(subject: Subject) -> None:
     _refuses(subject, ValueError, "no clean images", tiny_network(), tiny_images()[:0])
 
 
-@_defense("refuses what is no Labelled")
+@_defense("refuses what is no LabelledImages")
 def _no_labelled(subject: Subject) -> None:
     pair = (tiny_images().images, tiny_images().labels)
     _refuses(subject, TypeError, "a tuple as the clean set", tiny_network(), pair)
@@ -397,7 +397,7 @@ def _no_labelled(subject: Subject) -> None:
 
 @_defense("refuses labels that the model has no output for")
 def _labels_beyond(subject: Subject) -> None:
-    wrong = Labelled(tiny_images().images, tiny_images().labels + 1)
+    wrong = LabelledImages(tiny_images().images, tiny_images().labels + 1)
     _refuses(subject, ValueError, "a label 4 for 4 outputs", tiny_network(), wrong)
 
 
@@ -434,11 +434,11 @@ def _one_class(subject: Subject) -> None:
 def _chance(subject: Subject) -> None:
     assert not _warns(subject, tiny_images()), "a UserWarning on sound images, which is chatter"
     clean = tiny_images(72)
-    wrong = Labelled(clean.images, (clean.labels + 1) % CLASSES)
+    wrong = LabelledImages(clean.images, (clean.labels + 1) % CLASSES)
     assert _warns(subject, wrong), "all labels wrong: a UserWarning is expected"
 
 
-def _warns(subject: Subject, clean: Labelled) -> bool:
+def _warns(subject: Subject, clean: LabelledImages) -> bool:
     """Whether a plain `UserWarning` was given; a solver's own kind speaks of something else.
 
     The defence is not run beyond it.

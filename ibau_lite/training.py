@@ -23,18 +23,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ibau_lite.data import Labelled
+from ibau_lite._kinds import check_kinds
+from ibau_lite._modes import evaluation_mode, usual_settings
+from ibau_lite.data import LabelledImages
 from ibau_lite.files import replacing
-from ibau_lite.kinds import check_kinds
 from ibau_lite.logits import check_logits, checked, read
-from ibau_lite.modes import evaluation_mode, usual_settings
 from ibau_lite.streams import VERSION, derived_seed, stream
 
-__all__ = ["Recipe", "Stamped", "augment", "fit", "precision", "reshuffled"]
+__all__ = ["Recipe", "StampedSet", "augment", "fit", "precision", "shuffled_positions"]
 
 
-class Stamped(Protocol):
-    """A training set whose batches are changed after their augmentation, as `attacks.Poisoned`."""
+class StampedSet(Protocol):
+    """A training set whose batches are changed after their augmentation, as `attacks.PoisonedSet`."""
 
     @property
     def base(self) -> Tensor:
@@ -128,7 +128,7 @@ def augment(images: Tensor, generator: torch.Generator, *, flip: bool, shift: in
     return images
 
 
-def reshuffled(count: int, total: int, generator: torch.Generator) -> Tensor:
+def shuffled_positions(count: int, total: int, generator: torch.Generator) -> Tensor:
     """Positions [total] among `count` images: all of them in random order, and all of them again.
 
     The last pass may be a part, so that no image comes twice more often than another. Raises
@@ -148,14 +148,16 @@ def check_total(total: int, name: str = "total") -> None:
         )
 
 
-def _parts(train: Labelled | Stamped) -> tuple[Tensor, Tensor, Callable[..., Tensor] | None]:
-    """Images, labels, and what changes a batch after its augmentation (None for a `Labelled`)."""
-    if isinstance(train, Labelled):
+def _parts(
+    train: LabelledImages | StampedSet,
+) -> tuple[Tensor, Tensor, Callable[..., Tensor] | None]:
+    """Images, labels, and what changes a batch after its augmentation (None for a `LabelledImages`)."""
+    if isinstance(train, LabelledImages):
         return train.images, train.labels, None
     if all(hasattr(train, name) for name in ("base", "labels", "stamp")):
         return train.base, train.labels, train.stamp
     raise TypeError(
-        "train: a Labelled(images, labels), or a poisoned set as Attack.poison makes it, is "
+        "train: a LabelledImages(images, labels), or a poisoned set as Attack.poison makes it, is "
         f"expected, got {type(train).__name__}"
     )
 
@@ -220,7 +222,7 @@ def _compiles(recipe: Recipe, images: int, device: torch.device) -> bool:
 @usual_settings()
 def fit(
     model: nn.Module,
-    train: Labelled | Stamped,
+    train: LabelledImages | StampedSet,
     recipe: Recipe = Recipe(),
     *,
     seed: int = 0,
@@ -232,7 +234,7 @@ def fit(
 
     Args:
         model: any classifier; it is trained where its parameters are (CPU, CUDA, MPS).
-        train: a `Labelled`, or a poisoned set of `Attack.poison`; its tensors may be on any device.
+        train: `LabelledImages`, or a poisoned set of `Attack.poison`; its tensors may be on any device.
             A poisoned batch is stamped after flip and shift.
         recipe: every setting.
         seed: order of the images, augmentation and dropout, each from a stream of its own

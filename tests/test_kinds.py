@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from ibau_lite._kinds import check_kinds
 
 from ibau_lite.attacks import Blend
 from ibau_lite.defenses import (
+    IBAU,
     ANPConfig,
     DPConfig,
     EarlyStopping,
     FineTuningConfig,
-    IBAUConfig,
     NADConfig,
 )
-from ibau_lite.kinds import check_kinds
 from ibau_lite.minimax import Ascent
 from ibau_lite.sets import L2Ball, LinfBall
 from ibau_lite.training import Recipe
@@ -70,8 +70,8 @@ def test_what_does_not_is_named(field: str, value: object, says: str) -> None:
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (lambda: IBAUConfig(lr="1e-3"), "lr is a number"),
-        (lambda: IBAUConfig(clamp="yes"), "clamp is True or False"),
+        (lambda: IBAU(lr="1e-3"), "lr is a number"),
+        (lambda: IBAU(clamp="yes"), "clamp is True or False"),
         (lambda: FineTuningConfig(epochs=1.5), "epochs is a whole number"),
         (lambda: NADConfig(momentum="0.9"), "momentum is a number"),
         (lambda: ANPConfig(threshold="a"), "threshold is a number"),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ibau_lite import models
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import FineTuningConfig, Inversion, fine_tuning
 from ibau_lite.metrics import accuracy, predict
 from ibau_lite.minimax import Risk
@@ -43,7 +43,7 @@ def linear() -> nn.Module:
     ],
 )  # fmt: skip
 def test_images_of_another_shape_are_named_with_both_shapes(look, build, shape, says):
-    data = Labelled(torch.rand(24, *shape), torch.arange(24) % CLASSES)
+    data = LabelledImages(torch.rand(24, *shape), torch.arange(24) % CLASSES)
     with pytest.raises(ValueError, match=says):
         look(build(), data)
 
@@ -114,7 +114,7 @@ def test_a_search_for_triggers_refuses_probabilities_too():
 @pytest.mark.parametrize("look", [defended, trained])
 def test_one_logit_is_no_classification(look):
     model = nn.Sequential(tiny_network(), nn.Linear(CLASSES, 1)).eval()
-    data = Labelled(tiny_images().images, torch.zeros(24, dtype=torch.int64))
+    data = LabelledImages(tiny_images().images, torch.zeros(24, dtype=torch.int64))
     with pytest.raises(ValueError, match="at least 2 logits an image, got 1"):
         look(model, data)
 
@@ -149,4 +149,4 @@ def test_an_answer_that_depends_on_the_batch_is_refused_however_it_is_made():
 def test_labels_that_count_from_one(look):
     data = tiny_images()
     with pytest.raises(ValueError, match="labels count from 0"):
-        look(tiny_network(), Labelled(data.images, data.labels + 1))
+        look(tiny_network(), LabelledImages(data.images, data.labels + 1))

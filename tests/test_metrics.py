@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ibau_lite.attacks import AllToOne, Attack, Patch, badnets, badnets_all_to_all
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.metrics import (
     Report,
     Spread,
@@ -24,12 +24,12 @@ from ibau_lite.metrics import (
 CLASSES = 4
 
 
-def readable(labels: list[int] | torch.Tensor, size: int = 8) -> Labelled:
+def readable(labels: list[int] | torch.Tensor, size: int = 8) -> LabelledImages:
     """Images whose first pixel tells their class."""
     labels = torch.as_tensor(labels)
     images = torch.zeros(len(labels), 1, size, size)
     images[:, 0, 0, 0] = labels / CLASSES
-    return Labelled(images, labels)
+    return LabelledImages(images, labels)
 
 
 class Reader(nn.Module):
@@ -99,7 +99,7 @@ def test_several_triggers_are_counted_together_and_one_by_one():
     attack = Attack("two", ((patch, AllToOne(2)), (Patch(((-1, -1),)), AllToOne(0))))
     labelled = readable([0, 0, 1, 2, 3, 3])
     model = Backdoored(AllToOne(2))  # knows the first trigger only
-    rates = [accuracy(model, view) for view in attack.test_views(labelled).values()]
+    rates = [accuracy(model, view) for view in attack.poisoned_test_sets(labelled).values()]
     assert rates == [1.0, 0.0]
     assert attack_success_rate(model, labelled, attack) == 5 / 9
     assert evaluate(model, labelled, attack) == Report(1.0, 5 / 9, 6, 9)
@@ -220,7 +220,7 @@ def test_images_are_read_in_the_dtype_of_the_model(dtype):
 
 
 def test_what_is_no_set_of_images_or_no_tensor_of_logits_is_named():
-    data = Labelled(torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64))
+    data = LabelledImages(torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64))
 
     class Pair(nn.Module):
         def forward(self, x):
@@ -228,9 +228,9 @@ def test_what_is_no_set_of_images_or_no_tensor_of_logits_is_named():
 
     with pytest.raises(TypeError, match="a tensor, got tuple for 4 images"):
         accuracy(Pair(), data)
-    with pytest.raises(TypeError, match="a Labelled is expected, as dataset.test"):
+    with pytest.raises(TypeError, match="LabelledImages are expected, as dataset.test"):
         accuracy(nn.Identity(), (data.images, data.labels))
-    with pytest.raises(TypeError, match="a Labelled is expected, as dataset.test"):
+    with pytest.raises(TypeError, match="LabelledImages are expected, as dataset.test"):
         evaluate(nn.Identity(), None, None)
 
 
@@ -246,7 +246,7 @@ def test_looking_leaves_tensors_that_can_be_trained_with():
             return self.head(x.mean((2, 3))) * self.mask
 
     model, images = Cached(), torch.rand(4, 3, 8, 8)
-    accuracy(model, Labelled(images, torch.zeros(4, dtype=torch.int64)))
+    accuracy(model, LabelledImages(images, torch.zeros(4, dtype=torch.int64)))
     model(images).sum().backward()
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ibau_lite import streams
 from ibau_lite.attacks import AllToAll, AllToOne, Attack, Patch
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.streams import PURPOSES, derived_seed, stream
 from ibau_lite.training import Recipe, fit
 
@@ -83,7 +83,7 @@ COUNT, BATCH, EPOCHS, CLASSES = 4000, 100, 3, 10
 def trained_batches(attack: Attack, rate: float, seed: int) -> list[list[int]]:
     """How many of each pair's poisoned images each batch of a training holds: [batches][pairs]."""
     generator = torch.Generator().manual_seed(99)
-    train = Labelled(
+    train = LabelledImages(
         torch.rand(COUNT, 1, 8, 8, generator=generator),
         torch.randint(CLASSES, (COUNT,), generator=generator),
     )
@@ -141,7 +141,7 @@ def test_each_batch_of_each_epoch_has_its_share_of_poison(name, seed):
 
 def test_attacks_of_one_seed_poison_other_images():
     generator = torch.Generator().manual_seed(1)
-    train = Labelled(torch.rand(1000, 1, 8, 8, generator=generator), torch.arange(1000) % 10)
+    train = LabelledImages(torch.rand(1000, 1, 8, 8, generator=generator), torch.arange(1000) % 10)
     rule = AllToOne(8)
     drawn = [
         set(Attack(name, ((Patch.square(2), rule),)).poison(train, 0.2).indices.tolist())

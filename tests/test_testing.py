@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ibau_lite.attacks import Patch
-from ibau_lite.defenses import Defended, FineTuningConfig, fine_tuning
+from ibau_lite.defenses import DefenseResult, FineTuningConfig, fine_tuning
 from ibau_lite.testing import DEFENSE_CHECKS, TRIGGER_CHECKS, check_defense, check_trigger
 
 BRIEF = FineTuningConfig(epochs=2, batch_size=12)
@@ -20,7 +20,7 @@ def test_a_sound_defence_passes():
     check_defense(fine_tuning, config=BRIEF)
 
 
-def tuned(model, clean, **options) -> Defended:
+def tuned(model, clean, **options) -> DefenseResult:
     return fine_tuning(model, clean, **{**options, "config": BRIEF})
 
 
@@ -32,7 +32,7 @@ def in_place(model, clean, **options):
 
 def the_same_module(model, clean, **options):
     model.load_state_dict(tuned(model, clean, **options).model.state_dict())
-    return Defended(model.eval(), 1e-9, [{"round": 1, "loss": 1.0}])
+    return DefenseResult(model.eval(), 1e-9, [{"round": 1, "loss": 1.0}])
 
 
 def global_draws(model, clean, *, seed=0, **options):
@@ -70,7 +70,7 @@ def trusting(model, clean, **options):
     try:
         return tuned(model, clean, **options)
     except (ValueError, TypeError):
-        return Defended(copy.deepcopy(model), 1.0, [])
+        return DefenseResult(copy.deepcopy(model), 1.0, [])
 
 
 def tensors_in_the_history(model, clean, **options):

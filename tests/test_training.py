@@ -11,22 +11,22 @@ from torch import nn
 
 from ibau_lite import models
 from ibau_lite.attacks import badnets
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.metrics import evaluate
 from ibau_lite.testing import tiny_images, tiny_network
-from ibau_lite.training import Recipe, _optimizer, augment, fit, reshuffled
+from ibau_lite.training import Recipe, _optimizer, augment, fit, shuffled_positions
 
 CLASSES = 4
 
 
-def bright_bands(count: int = 96, seed: int = 0, size: int = 12) -> Labelled:
+def bright_bands(count: int = 96, seed: int = 0, size: int = 12) -> LabelledImages:
     """Noise with one bright band of rows, whose height is the class: learnt in seconds."""
     generator = torch.Generator().manual_seed(seed)
     images = 0.4 * torch.rand(count, 3, size, size, generator=generator)
     labels = torch.randint(CLASSES, (count,), generator=generator)
     for image, label in zip(images, labels.tolist(), strict=True):
         image[:, 2 * label : 2 * label + 2] += 0.5
-    return Labelled(images, labels)
+    return LabelledImages(images, labels)
 
 
 class WithDropout(nn.Module):
@@ -57,7 +57,7 @@ def same(one: dict, other: dict) -> bool:
 class Changed:
     """A training set whose batches are changed after their augmentation."""
 
-    clean: Labelled
+    clean: LabelledImages
     stamp: Callable
 
     @property
@@ -94,7 +94,7 @@ def test_the_global_random_state_and_the_data_are_untouched():
 
 @pytest.mark.parametrize(("count", "total"), [(5, 5), (5, 3), (3, 10), (1, 4)])
 def test_reshuffled_meets_all_before_any_again(count, total):
-    order = reshuffled(count, total, torch.Generator().manual_seed(1))
+    order = shuffled_positions(count, total, torch.Generator().manual_seed(1))
     assert len(order) == total
     for start in range(0, total, count):
         part = order[start : start + count].tolist()
@@ -151,7 +151,7 @@ def test_stamping_comes_after_augmentation_and_knows_whom_it_stamps():
         seen.extend(index.tolist())
         return stamped
 
-    fit(WithDropout(), Changed(Labelled(poisoned.base, poisoned.labels), after), QUICK)
+    fit(WithDropout(), Changed(LabelledImages(poisoned.base, poisoned.labels), after), QUICK)
     assert sorted(seen) == sorted(2 * list(range(64)))  # two epochs, each image once in each
 
 
@@ -241,10 +241,14 @@ def test_a_run_that_diverges_says_so():
 @pytest.mark.parametrize(
     ("train", "error", "says"),
     [
-        (torch.zeros(4, 3, 12, 12), TypeError, "Labelled.*got Tensor"),
+        (torch.zeros(4, 3, 12, 12), TypeError, "LabelledImages.*got Tensor"),
         (bright_bands()[:0], ValueError, "empty"),
         (bright_bands(size=3), ValueError, "shift must be below the image size 3"),
-        (Labelled(torch.zeros(4, 3, 12, 12), torch.full((4,), 4)), ValueError, "classes 0 to 3"),
+        (
+            LabelledImages(torch.zeros(4, 3, 12, 12), torch.full((4,), 4)),
+            ValueError,
+            "classes 0 to 3",
+        ),
     ],
 )
 def test_what_cannot_be_trained_on_is_refused_before_training(train, error, says):

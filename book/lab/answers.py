@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ibau_lite.attacks import Attack
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.metrics import Report, predict
 
 __all__ = ["Answers", "Difference", "paired"]
@@ -25,7 +25,7 @@ class Answers:
     """One truth value for each test image, and one for each stamped one.
 
     `clean` [n_clean] says which test images are read as they are labelled, `attacked` [n_attacked]
-    which images of `attack.test_view` are read as the attacker wants; both in the order of the
+    which images of `attack.poisoned_test_set` are read as the attacker wants; both in the order of the
     test split, booleans on the CPU.
     """
 
@@ -33,9 +33,9 @@ class Answers:
     attacked: Tensor
 
     @classmethod
-    def of(cls, model: nn.Module, test: Labelled, attack: Attack) -> Answers:
-        """Ask a network; raises as `predict` and `attack.test_view` do."""
-        view = attack.test_view(test)
+    def of(cls, model: nn.Module, test: LabelledImages, attack: Attack) -> Answers:
+        """Ask a network; raises as `predict` and `attack.poisoned_test_set` do."""
+        view = attack.poisoned_test_set(test)
         return cls(*(predict(model, p.images) == p.labels.cpu() for p in (test, view)))
 
     @property

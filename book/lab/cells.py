@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ibau_lite.attacks import Attack
-from ibau_lite.data import Dataset, Labelled
+from ibau_lite.data import Dataset, LabelledImages
 from ibau_lite.defenses import REGISTRY, Defense, dp
 from ibau_lite.metrics import Report, accuracy, evaluate
 from ibau_lite.streams import VERSION
@@ -185,7 +185,7 @@ def _channels_last(model: nn.Module) -> nn.Module:
     return last
 
 
-def _report(model: nn.Module, test: Labelled, attack: Attack) -> Report:
+def _report(model: nn.Module, test: LabelledImages, attack: Attack) -> Report:
     return evaluate(_channels_last(model), test, attack)
 
 
@@ -201,12 +201,12 @@ def _prepared(defense: str, dataset: Dataset, attack: Attack, victim: Victim) ->
     if defense != "dp":
         return REGISTRY[defense]
     poisoned = attack.poison(dataset.train, victim.settings["rate"], victim.settings["seed"])
-    return functools.partial(dp, train=Labelled(poisoned.images, poisoned.labels))
+    return functools.partial(dp, train=LabelledImages(poisoned.images, poisoned.labels))
 
 
 def _by_pair(model: nn.Module, dataset: Dataset, attack: Attack) -> dict[str, float]:
     """The ASR of each trigger under its label rule; of a single one it is known already."""
     if len(attack.pairs) == 1:
         return {}
-    views = attack.test_views(dataset.test)
+    views = attack.poisoned_test_sets(dataset.test)
     return {str(rule): accuracy(model, views[k]) for k, (_, rule) in enumerate(attack.pairs)}

@@ -37,7 +37,7 @@ from ibau_lite.theory.sampled import sampled_constants
 from torch import Tensor, nn
 
 from ibau_lite.attacks import AllToOne, Attack, Patch
-from ibau_lite.data import Labelled, load
+from ibau_lite.data import LabelledImages, load
 from ibau_lite.hypergrad import ImplicitSystem, Objective, Parameters, ascent_step, hypergradient
 from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.models import mlp
@@ -118,7 +118,7 @@ def quadratic_problem(
     )
 
 
-def digits_network(*, smooth: bool = True, seed: int = 0) -> tuple[nn.Module, Labelled]:
+def digits_network(*, smooth: bool = True, seed: int = 0) -> tuple[nn.Module, LabelledImages]:
     """A network of 16 hidden units that reads 8×8 digits and obeys a trigger, and clean digits.
 
     Softplus, or ReLU if not `smooth`. A white 2×2 square in the corner of 20 % of the 1,000
@@ -126,7 +126,7 @@ def digits_network(*, smooth: bool = True, seed: int = 0) -> tuple[nn.Module, La
     [200, 1, 8, 8] as float32.
     """
     digits = load("digits", seed=seed)
-    train = Labelled(digits.train.images[:, :1, ::4, ::4].contiguous(), digits.train.labels)
+    train = LabelledImages(digits.train.images[:, :1, ::4, ::4].contiguous(), digits.train.labels)
     poisoned = CORNER.poison(train, 0.2, seed)
     network = mlp(64, (16,), 10, smooth=smooth, seed=seed)
     recipe = Recipe(epochs=20, lr=0.1, weight_decay=0.01, batch_size=50, channels_last=False)
@@ -134,15 +134,15 @@ def digits_network(*, smooth: bool = True, seed: int = 0) -> tuple[nn.Module, La
     return network.double().eval(), train[:200]
 
 
-def fresh_digits(count: int = 200, *, seed: int = 0) -> Labelled:
+def fresh_digits(count: int = 200, *, seed: int = 0) -> LabelledImages:
     """Clean 8×8 digits [count, 1, 8, 8] that `digits_network` has not been trained on."""
     test = load("digits", seed=seed).test
-    return Labelled(test.images[:count, :1, ::4, ::4].contiguous(), test.labels[:count])
+    return LabelledImages(test.images[:count, :1, ::4, ::4].contiguous(), test.labels[:count])
 
 
 def digits_problem(
     network: nn.Module,
-    part: Labelled,
+    part: LabelledImages,
     *,
     penalty: float | None = None,
     same: bool = True,
@@ -192,7 +192,7 @@ def digits_problem(
 
 def network_problem(
     network: nn.Module,
-    part: Labelled,
+    part: LabelledImages,
     *,
     penalty: float,
     points: int = 1,
@@ -246,7 +246,7 @@ def network_problem(
     )
 
 
-def sphere_problem(network: nn.Module, part: Labelled, *, radius: float) -> Problem:
+def sphere_problem(network: nn.Module, part: LabelledImages, *, radius: float) -> Problem:
     """F = H = cross-entropy of `network` (softplus, float64), with ‖δ‖ = `radius` at the maximum.
 
     δ(θ) is where an ascent in the ball ends, settled by Newton's method on the sphere; ∇ψ is the
@@ -282,7 +282,7 @@ def settle(inner: Objective, delta: Tensor, theta: Parameters, *, steps: int = 8
     solver = MINRES(max_iter=2 * delta.numel(), tol=1e-13)
     for _ in range(steps):
         system = ImplicitSystem(inner, delta, theta, constraint=Sphere())
-        slope = system.tangent.project(system.graph.gradient)
+        slope = system.tangent.project(system.inner.gradient)
         if float(slope.norm()) < 1e-14:
             break
         newton_step = system.solve(solver, slope).x
@@ -290,7 +290,7 @@ def settle(inner: Objective, delta: Tensor, theta: Parameters, *, steps: int = 8
         moved = delta + system.tangent.project(newton_step)
         delta = moved * (radius / moved.norm())
     system = ImplicitSystem(inner, delta, theta, constraint=Sphere())
-    left = float(system.tangent.project(system.graph.gradient).norm())
+    left = float(system.tangent.project(system.inner.gradient).norm())
     if not (left < 1e-11 and float(system.tangent.multiplier) > 0):
         raise ValueError(
             f"no maximum on the sphere found: ‖P∇₁H‖ = {left:.2g}, λ = "
@@ -501,7 +501,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _on_network(model: nn.Module, part: Labelled, penalty: float) -> dict[str, Any]:
+def _on_network(model: nn.Module, part: LabelledImages, penalty: float) -> dict[str, Any]:
     """What `main` records: sampled constants, and errors beside bounds, as JSON.
 
     `slope` is the ‖∇₁H‖ that is left at δ(θ): it says how far the truth is to be trusted.

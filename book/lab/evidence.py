@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from ibau_lite import zoo
-from ibau_lite.attacks.talk import ONE_TARGET
+from ibau_lite.attacks.named import ONE_TARGET
 from ibau_lite.metrics import spread
 
 from .compare import (

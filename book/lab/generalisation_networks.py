@@ -25,8 +25,8 @@ from ibau_lite.theory.generalisation_networks import (
 from ibau_lite.theory.margins import margin_error, margins
 from torch import Tensor, nn
 
-from ibau_lite.data import Dataset, Labelled, load
-from ibau_lite.defenses import FineTuningConfig, IBAUConfig, fine_tuning, ibau
+from ibau_lite.data import Dataset, LabelledImages, load
+from ibau_lite.defenses import IBAU, FineTuningConfig, fine_tuning, ibau
 from ibau_lite.metrics import evaluate
 from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.models import mlp
@@ -68,7 +68,7 @@ class Worst:
 
 def worst_delta(
     model: nn.Module,
-    part: Labelled,
+    part: LabelledImages,
     radius: float,
     *,
     restarts: int = 4,
@@ -103,8 +103,8 @@ def worst_delta(
 
 def both_sides(
     model: nn.Module,
-    sample: Labelled,
-    unseen: Labelled,
+    sample: LabelledImages,
+    unseen: LabelledImages,
     radius: float,
     a: Capacity,
     *,
@@ -147,13 +147,13 @@ def steepest(model: nn.Module, images: Tensor) -> float:
 # --- many small networks ------------------------------------------------------------------------
 
 
-def small_digits() -> tuple[Labelled, Labelled]:
+def small_digits() -> tuple[LabelledImages, LabelledImages]:
     """The digits at their own size, 8×8: 1,000 to train on, 797 held out."""
     dataset = load("digits")
     held_out = (dataset.clean, dataset.validation, dataset.test)
     images = torch.cat([part.images for part in held_out])[:, :1, ::4, ::4].contiguous()
-    train = Labelled(dataset.train.images[:, :1, ::4, ::4].contiguous(), dataset.train.labels)
-    return train, Labelled(images, torch.cat([part.labels for part in held_out]))
+    train = LabelledImages(dataset.train.images[:, :1, ::4, ::4].contiguous(), dataset.train.labels)
+    return train, LabelledImages(images, torch.cat([part.labels for part in held_out]))
 
 
 @dataclass(frozen=True)
@@ -174,15 +174,17 @@ ZOO = tuple(
 )
 
 
-def noisy(part: Labelled, share: float, seed: int) -> Labelled:
+def noisy(part: LabelledImages, share: float, seed: int) -> LabelledImages:
     """Replace a share of the labels by random classes: a world in which less can be known."""
     generator = torch.Generator().manual_seed(seed)
     hit = torch.rand(len(part), generator=generator) < share
     random = torch.randint(10, (len(part),), generator=generator)
-    return Labelled(part.images, torch.where(hit, random, part.labels))
+    return LabelledImages(part.images, torch.where(hit, random, part.labels))
 
 
-def train(setting: Setting, train_part: Labelled) -> tuple[nn.Module, nn.Module, Labelled]:
+def train(
+    setting: Setting, train_part: LabelledImages
+) -> tuple[nn.Module, nn.Module, LabelledImages]:
     """(network, the network it started from, the sample that it has seen) for a setting."""
     sample = noisy(train_part[: setting.n], setting.noise, setting.seed)
     model, start = (
@@ -242,7 +244,7 @@ def before_and_after(
     victim = experiment.victim(dataset, progress=True).model
     recipes = {row.label: row.config for row in experiment.rows}
     tuned: FineTuningConfig = replace(recipes["fine-tuning"], epochs=2)
-    unlearning: IBAUConfig = replace(recipes["I-BAU"], rounds=1)
+    unlearning: IBAU = replace(recipes["I-BAU"], rounds=1)
     shape, chi = dataset.shape, math.sqrt(math.prod(dataset.shape)) / 2
     for name in ("poisoned", "fine-tuning", "I-BAU"):
         model = victim

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ibau_lite.attacks.talk import SEVEN_TARGETS
+from ibau_lite.attacks.named import SEVEN_TARGETS
 from ibau_lite.metrics import spread
 
 from .compare import Comparison, compare, named, printed

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from typing import Any
 
-from ibau_lite.attacks.talk import COMPUTED, ONE_TARGET
+from ibau_lite.attacks.named import COMPUTED, ONE_TARGET
 from ibau_lite.streams import VERSION
 from ibau_lite.zoo import FOLDER, digest
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import ibau_lite
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.streams import VERSION
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-def fingerprint(*parts: Labelled) -> str:
+def fingerprint(*parts: LabelledImages) -> str:
     """Twelve hexadecimal digits that stand for the images and labels, in their order.
 
     SHA-256 of all labels and of every fourth pixel in each direction: enough to tell one random

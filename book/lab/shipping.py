@@ -15,7 +15,7 @@ from torch import nn
 
 from ibau_lite import attacks, checkpoints
 from ibau_lite.attacks import Attack
-from ibau_lite.zoo import SUMS, sha256, stated
+from ibau_lite.zoo import SUMS, sha256, stated_digests
 
 __all__ = ["ship"]
 
@@ -36,7 +36,7 @@ def ship(
     weights, trigger = (folder / f"{name}{end}" for end in (".safetensors", ".attack.safetensors"))
     checkpoints.save(copy.deepcopy(model).half(), weights, metadata)
     attacks.save(attack, trigger)
-    sums = stated(folder) | {path.name: sha256(path) for path in (weights, trigger)}
+    sums = stated_digests(folder) | {path.name: sha256(path) for path in (weights, trigger)}
     partial = folder / f".{SUMS}.tmp"
     partial.write_text("".join(f"{sums[file]}  {file}\n" for file in sorted(sums)), "utf-8")
     os.replace(partial, folder / SUMS)

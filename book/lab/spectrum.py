@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ibau_lite import hypergrad
 from ibau_lite.attacks import Attack
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.metrics import evaluate, predict
 from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.sets import L2Ball
@@ -36,7 +36,7 @@ __all__ = ["main", "measure"]
 
 def measure(
     model: nn.Module,
-    part: Labelled,
+    part: LabelledImages,
     attack: Attack,
     *,
     radius: float = 4.0,

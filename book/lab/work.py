@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import nn
 
-from ibau_lite.attacks.talk import COMPUTED
-from ibau_lite.data import Labelled
+from ibau_lite.attacks.named import COMPUTED
+from ibau_lite.data import LabelledImages
 
 from . import cells
 from .contenders import contender
@@ -146,7 +146,7 @@ def _warm_up(data: str, profile: str, folder: str | None, model: nn.Module) -> f
     key = (data, profile, folder)
     if key not in _WARM:
         began = time.perf_counter()
-        part: Labelled = _zoo(*key).dataset.clean[:50].to(next(model.parameters()).device)
+        part: LabelledImages = _zoo(*key).dataset.clean[:50].to(next(model.parameters()).device)
         images = part.images.clone().requires_grad_(True)
         loss = F.cross_entropy(model(images), part.labels)
         (slope,) = torch.autograd.grad(loss, images, create_graph=True)

@@ -25,10 +25,10 @@ import torch
 from tqdm.auto import tqdm
 
 from ibau_lite import attacks
-from ibau_lite.attacks.talk import COMPUTED, ONE_TARGET, SEVEN_TARGETS
+from ibau_lite.attacks.named import COMPUTED, ONE_TARGET, SEVEN_TARGETS
 from ibau_lite.data import Dataset, cache
 from ibau_lite.metrics import accuracy, evaluate, spread
-from ibau_lite.zoo import FOLDER, digest, names, receive, receive_attack
+from ibau_lite.zoo import FOLDER, digest, load_attack, load_from, names
 
 from . import first_run
 from .answers import Answers
@@ -121,7 +121,7 @@ class Zoo:
         That of the clean network is the control of BadNets, which it has never met.
         """
         if seed == 0 and self.has(name):
-            return receive_attack(FOLDER, self.label(name))
+            return load_attack(FOLDER, self.label(name))
         if name == CLEAN:
             return attacks.control(attacks.badnets())
         if name == "all_to_all":
@@ -135,7 +135,7 @@ class Zoo:
         """A network with its ACC and ASR on the test split: received, loaded, or trained and kept.
 
         What a shipped network was trained on is what its settings say: a reader's images may be
-        the originals of those. Raises as `receive` and `victim`.
+        the originals of those. Raises as `load_from` and `victim`.
         """
         if seed == 0 and self.has(member.name):
             return self._received(self.label(member.name))
@@ -173,7 +173,7 @@ class Zoo:
         for record in read(results, cut=True):
             if record.get("key") == key:
                 return record
-        views = attack.test_views(test)
+        views = attack.poisoned_test_sets(test)
         record = {
             "key": key,
             "profile": self.profile,
@@ -206,7 +206,7 @@ class Zoo:
         return f"{self.experiment.data}-{self.profile}-{name}"
 
     def _received(self, name: str) -> Victim:
-        got = receive(FOLDER, name, self.experiment.build(seed=0))
+        got = load_from(FOLDER, name, self.experiment.build(seed=0))
         model = got.model.to("cuda" if torch.cuda.is_available() else "cpu")
         report = evaluate(model, self.dataset.test, got.attack)
         settings = {**got.metadata["settings"], "weights": digest(FOLDER, name)}
@@ -215,15 +215,15 @@ class Zoo:
 
     def _trigger(self, name: str, seed: int, progress: bool) -> attacks.Trigger:
         if name not in COMPUTED:
-            return attacks.trigger(name)
+            return attacks.named_trigger(name)
         if seed == 0 and self.has(name):
-            return receive_attack(FOLDER, self.label(name)).pairs[0][0]
+            return load_attack(FOLDER, self.label(name)).pairs[0][0]
         clean = self.network(self.member(CLEAN), seed, progress=progress)
         file = f"{self.dataset.name}-{name}-{key_of(clean.settings)}.safetensors"
         path = self.folder / "attacks" / file
         if not path.exists():
             images = self.dataset.train.images
-            made = attacks.trigger(name, clean.model, images, seed=seed, progress=progress)
+            made = attacks.named_trigger(name, clean.model, images, seed=seed, progress=progress)
             attacks.save(attacks.one_target(name, made), path)
         return attacks.load(path).pairs[0][0]
 
@@ -356,7 +356,7 @@ def _ship(zoo: Zoo, member: Member) -> None:
     }
     name = zoo.label(member.name)
     path, _ = ship(whole.model, attack, zoo.folder / "half", name, told)
-    received = receive(path.parent, name, zoo.experiment.build())
+    received = load_from(path.parent, name, zoo.experiment.build())
     report = evaluate(received.model, zoo.dataset.test, attack)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {report}", flush=True)
 

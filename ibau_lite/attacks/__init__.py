@@ -1,9 +1,11 @@
 """Backdoor attacks as values: what is stamped, who is stamped, how it is relabelled."""
 
-from ibau_lite.attacks.badnets import badnets, badnets_all_to_all
-from ibau_lite.attacks.blend import Blend, blend
-from ibau_lite.attacks.control import Control, control
+from ibau_lite.attacks._badnets import badnets, badnets_all_to_all
+from ibau_lite.attacks._blend import Blend, blend
+from ibau_lite.attacks._control import Control, control
+from ibau_lite.attacks._visibility import Visibility, visibility
 from ibau_lite.attacks.dense import Additive, Overlay
+from ibau_lite.attacks.named import named_trigger, one_target, seven_to_seven
 from ibau_lite.attacks.optimised import (
     l0_inversion,
     l2_inversion,
@@ -17,14 +19,12 @@ from ibau_lite.attacks.poisoning import (
     AllToOne,
     Attack,
     CleanLabel,
-    Poisoned,
+    PoisonedSet,
     Relabelling,
 )
 from ibau_lite.attacks.sinusoid import Sinusoid, sig
 from ibau_lite.attacks.storage import load, save
-from ibau_lite.attacks.talk import one_target, seven_to_seven, trigger
 from ibau_lite.attacks.triggers import Patch, Trigger
-from ibau_lite.attacks.visibility import Visibility, visibility
 from ibau_lite.attacks.warping import Warp, wanet
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
     "Overlay",
     "Patch",
     "Pattern",
-    "Poisoned",
+    "PoisonedSet",
     "Relabelling",
     "Sinusoid",
     "Trigger",
@@ -51,12 +51,12 @@ __all__ = [
     "l0_inversion",
     "l2_inversion",
     "load",
+    "named_trigger",
     "one_target",
     "save",
     "seven_to_seven",
     "sig",
     "smooth",
-    "trigger",
     "trojan_square",
     "trojan_watermark",
     "visibility",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ibau_lite.modes import evaluation_mode
+from ibau_lite._modes import evaluation_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +17,7 @@ class Neurons:
     """Chosen channels of the layer that feeds a network's last linear layer.
 
     Called on images [N, C, H, W] it gives their activations [N, k]: of each chosen channel the
-    largest over all positions. Differentiable in the images. Made by `strongest`.
+    largest over all positions. Differentiable in the images. Made by `most_connected`.
     """
 
     network: nn.Module
@@ -40,12 +40,12 @@ class Neurons:
             )
         return features.unflatten(1, (self.channels, -1)).amax(2)[:, self.chosen]
 
-    def excited(self, images: Tensor, count: int) -> Neurons:
+    def activated_by(self, images: Tensor, count: int) -> Neurons:
         """The first `count` that answer to `images` more, on average, than to a black image.
 
         Others cannot be excited by what is added to black: their largest activation lies where the
         images are black, or they prefer the dark. Where fewer answer, the first of these are taken,
-        too. Raises `ValueError` as `strongest` does.
+        too. Raises `ValueError` as `most_connected` does.
         """
         _check_count(count, len(self.chosen))
         with torch.no_grad():
@@ -54,7 +54,7 @@ class Neurons:
         return replace(self, chosen=self.chosen[order][:count])
 
 
-def strongest(network: nn.Module, count: int | None = None) -> Neurons:
+def most_connected(network: nn.Module, count: int | None = None) -> Neurons:
     """Choose the `count` channels with the strongest connections to the layer before, or sort all.
 
     score_c = Σ |W_c| · |γ_c| / √(σ_c² + ε): the sum of the absolute weights that lead to the

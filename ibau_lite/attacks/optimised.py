@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from ibau_lite.attacks.dense import Additive, Overlay
 from ibau_lite.attacks.drawings import seal
-from ibau_lite.attacks.neurons import Neurons, still, strongest
+from ibau_lite.attacks.neurons import Neurons, most_connected, still
 from ibau_lite.attacks.pattern import Pattern
 from ibau_lite.attacks.triggers import check_images
 from ibau_lite.sets import L2Ball
@@ -48,7 +48,7 @@ def trojan_square(
 ) -> Additive:
     """Trojan SQ: a 9×9 square at rows and columns 21–29 of 32 that excites chosen neurons, added.
 
-    With m the square's mask and a(·) the first of `neurons.strongest` that random colours excite,
+    With m the square's mask and a(·) the first of `neurons.most_connected` that random colours excite,
     from such colours,
 
         min_{k in [0, 1]} Σ_j (target_value − a_j(m ⊙ k))²,
@@ -60,7 +60,7 @@ def trojan_square(
     Side and distance to the lower right corner shrink or grow with the shorter side.
 
     Raises `ValueError` for images below 8×8 pixels, settings that are not positive, a norm that no
-    strength reaches on these images, and as `strongest` does; warns where the neurons did not
+    strength reaches on these images, and as `most_connected` does; warns where the neurons did not
     answer (rectifiers may be silent on such an input).
     Source: Liu et al. 2018 (Trojaning attack), algorithm 1; that it is added and clipped, and how
     strong it is, are those of the triggers that Zeng et al. 2022 released.
@@ -117,11 +117,11 @@ def l0_inversion(
 
         min_k Σ_j mean_i (amplify · |ā_j| − a_j(x'_i))²,
 
-    where a(·) are the neurons of `strongest` and ā_j their mean on clean images; then S keeps its
+    where a(·) are the neurons of `most_connected` and ā_j their mean on clean images; then S keeps its
     most salient positions, by Σ_c |∂/∂k · (k − x̄)|, ever fewer, until `pixels` are left. At last
     each colour is saturated to 0 or 1. `images` [N, C, H, W] in [0, 1] are drawn `batch` at a time.
     Raises `ValueError` for images below 8×8, settings that are not positive, more pixels than the
-    region has, and as `strongest` does.
+    region has, and as `most_connected` does.
     Source: Li et al. 2020 (invisible backdoors), the l0 variant; the region, the schedule of S and
     the saturation are our choices after the talk's picture.
     """
@@ -141,7 +141,7 @@ def l0_inversion(
         raise ValueError(f"pixels: at most {most} are expected on these images, got {pixels}")
     generator = stream(seed, "trigger", "l0_inversion")
     with still(network) as device:
-        anchors = strongest(network, neurons)
+        anchors = most_connected(network, neurons)
         drawn = _batches(images, batch, stages * steps + 1, generator, device, "l0", progress)
         wanted, mean = _excited(anchors, next(drawn), amplify)
         mask = region.to(device)
@@ -183,7 +183,7 @@ def l2_inversion(
     in the notation of `l0_inversion`, by `steps` projected gradient steps of length norm/10 that
     shrink linearly, from Gaussian noise; the result is scaled to ‖δ‖₂ = `norm`, by default the 3.2
     of the talk's 32×32 images, times √(C·H·W / 3072) on others. Raises `ValueError` for images
-    below 8×8, settings that are not positive, and as `strongest` does.
+    below 8×8, settings that are not positive, and as `most_connected` does.
     Source: Li et al. 2020, whose penalty λ‖δ‖² is the multiplier of the bound here: with the bound
     the norm is what one asks for.
     """
@@ -192,7 +192,7 @@ def l2_inversion(
     _check(images, batch=batch, **settings)
     generator, ball = stream(seed, "trigger", "l2_inversion"), L2Ball(norm)
     with still(network) as device:
-        anchors = strongest(network, neurons)
+        anchors = most_connected(network, neurons)
         drawn = _batches(images, batch, steps + 1, generator, device, "l2", progress)
         wanted, _ = _excited(anchors, next(drawn), amplify)
         delta = norm * ball.lmo(torch.randn(images.shape[1:], generator=generator)).to(device)
@@ -270,7 +270,7 @@ def _trojan(
     with still(network) as device:
         where = mask[None].to(device)
         colours = torch.rand(images.shape[1:], generator=generator).to(device)
-        anchors = strongest(network).excited((where * colours)[None], neurons)
+        anchors = most_connected(network).activated_by((where * colours)[None], neurons)
         colours.requires_grad_()
         optimizer = torch.optim.Adam([colours], lr=0.05)
         losses = []

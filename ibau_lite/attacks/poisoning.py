@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ibau_lite.attacks.triggers import Trigger
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.streams import stream
 
 
@@ -92,7 +92,7 @@ class CleanLabel(AllToOne):
 
 
 @dataclass(frozen=True, eq=False)
-class Poisoned:
+class PoisonedSet:
     """A poisoned training set; made by `Attack.poison`.
 
     `base` are the images before stamping [N, C, H, W] (the ones that were given, not a copy) and
@@ -210,7 +210,7 @@ class Attack:
                 f"{self.name!r}; one trigger cannot mean two labels"
             )
 
-    def poison(self, train: Labelled, rate: float = 0.2, seed: int = 0) -> Poisoned:
+    def poison(self, train: LabelledImages, rate: float = 0.2, seed: int = 0) -> PoisonedSet:
         """Draw the images to poison and relabel them; `seed` and the attack's name decide whom.
 
         Of N training images round(`rate` · N) are poisoned: the rate is a fraction of ALL images,
@@ -219,13 +219,15 @@ class Attack:
         split into disjoint groups, equal to within one image, one a pair. Covers come on top, drawn
         from the images that are left, of whatever class.
 
-        Raises `TypeError` for no `Labelled`, `ValueError` for a rate outside (0, 1) or so small
+        Raises `TypeError` for no `LabelledImages`, `ValueError` for a rate outside (0, 1) or so small
         that a pair gets no image, for an attacker's label that does not occur in `train`, for more
         poison or covers than eligible images, and as the triggers do for images that they do not
         fit.
         """
-        if not isinstance(train, Labelled):
-            raise TypeError(f"train: a Labelled is expected, as dataset.train, got {type(train)}")
+        if not isinstance(train, LabelledImages):
+            raise TypeError(
+                f"train: LabelledImages are expected, as dataset.train, got {type(train)}"
+            )
         counts = self._counts(len(train), rate)
         for trigger, _ in (
             *self.pairs,
@@ -249,7 +251,7 @@ class Attack:
             pair_of[free[: counts[number]]] = number
         self._draw_covers(order, pair_of, sum(counts))
         indices = (pair_of >= 0).nonzero().flatten()
-        return Poisoned(
+        return PoisonedSet(
             attack=self,
             base=train.images,
             labels=self._relabelled(labels, pair_of).to(train.labels.device),
@@ -257,7 +259,7 @@ class Attack:
             pair=pair_of[indices],
         )
 
-    def test_view(self, labelled: Labelled) -> Labelled:
+    def poisoned_test_set(self, labelled: LabelledImages) -> LabelledImages:
         """What the attack success rate is measured on: attacked images with the attacker's labels.
 
         Every image whose label the relabelling changes is stamped (images of the target class are
@@ -265,18 +267,18 @@ class Attack:
         one another. ASR = the fraction of this view that a model predicts as labelled. Raises
         `ValueError` if no image is left, and as the triggers do.
         """
-        views = list(self.test_views(labelled).values())
+        views = list(self.poisoned_test_sets(labelled).values())
         if len(views) == 1:
             return views[0]
-        return Labelled(
+        return LabelledImages(
             torch.cat([view.images for view in views]), torch.cat([view.labels for view in views])
         )
 
-    def test_views(self, labelled: Labelled) -> dict[int, Labelled]:
-        """`test_view` for each pair on its own, keyed by the pair's position in `pairs`."""
+    def poisoned_test_sets(self, labelled: LabelledImages) -> dict[int, LabelledImages]:
+        """`poisoned_test_set` for each pair on its own, keyed by the pair's position in `pairs`."""
         return dict(enumerate(self._views(labelled)))
 
-    def _views(self, labelled: Labelled) -> Iterator[Labelled]:
+    def _views(self, labelled: LabelledImages) -> Iterator[LabelledImages]:
         for trigger, rule in self.pairs:
             attacked = rule(labelled.labels)
             changed = attacked != labelled.labels
@@ -285,7 +287,7 @@ class Attack:
                     f"labelled: at least one image whose label “{rule}” changes is expected, "
                     f"got {len(labelled)} images and none such; ASR is not defined on them"
                 )
-            yield Labelled(trigger(labelled.images[changed]), attacked[changed])
+            yield LabelledImages(trigger(labelled.images[changed]), attacked[changed])
 
     def _counts(self, total: int, rate: float) -> list[int]:
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1:

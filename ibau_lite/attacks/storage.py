@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from ibau_lite import tensor_files
-from ibau_lite.attacks.blend import Blend
-from ibau_lite.attacks.control import Control
+from ibau_lite.attacks._blend import Blend
+from ibau_lite.attacks._control import Control
 from ibau_lite.attacks.dense import Additive, Overlay
 from ibau_lite.attacks.poisoning import AllToAll, AllToOne, Attack, CleanLabel, Relabelling
 from ibau_lite.attacks.sinusoid import Sinusoid

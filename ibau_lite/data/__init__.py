@@ -7,7 +7,7 @@ bring any other. All of them return a `Dataset`.
 from __future__ import annotations
 
 from ibau_lite.data.folder import load_image_folder
-from ibau_lite.data.labelled import Dataset, Labelled
+from ibau_lite.data.labelled import Dataset, LabelledImages
 from ibau_lite.data.named import NAMES, load
 from ibau_lite.data.npz import load_npz
 from ibau_lite.data.torchvision_style import from_torchvision
@@ -15,7 +15,7 @@ from ibau_lite.data.torchvision_style import from_torchvision
 __all__ = [
     "NAMES",
     "Dataset",
-    "Labelled",
+    "LabelledImages",
     "from_torchvision",
     "load",
     "load_image_folder",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ibau_lite.files import shown
 
-MOST = 100_000
+MAX_CLASSES = 100_000
 """How many classes there can be: a single label must not decide how much memory is taken."""
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -32,20 +32,20 @@ KNOWN: dict[str, tuple[str, ...]] = {"cifar10": CIFAR10, "gtsrb": GTSRB}
 def numbered(count: int) -> tuple[str, ...]:
     """Names for classes that came without any: "class 0", "class 1", …
 
-    Raises ValueError, before any name is made, for more than `MOST`.
+    Raises ValueError, before any name is made, for more than `MAX_CLASSES`.
     """
-    if count > MOST:
+    if count > MAX_CLASSES:
         raise ValueError(
-            f"labels must lie in 0 … {MOST - 1} where classes have no names, got {count - 1}"
+            f"labels must lie in 0 … {MAX_CLASSES - 1} where classes have no names, got {count - 1}"
         )
     return tuple(f"class {k}" for k in range(count))
 
 
-def told(names: Sequence[object] | NDArray[Any]) -> tuple[str, ...]:
+def printable(names: Sequence[object] | NDArray[Any]) -> tuple[str, ...]:
     """Names that a file or folder gives, as they can be shown: printable, 100 characters at most.
 
-    Raises ValueError for more than `MOST`.
+    Raises ValueError for more than `MAX_CLASSES`.
     """
-    if len(names) > MOST:
-        raise ValueError(f"at most {MOST:,} classes are expected, got {len(names):,}")
+    if len(names) > MAX_CLASSES:
+        raise ValueError(f"at most {MAX_CLASSES:,} classes are expected, got {len(names):,}")
     return tuple(shown(str(name), 100) for name in names)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ibau_lite.data.halves import Halves
 
-NAMES = tuple("0123456789")
+CLASS_NAMES = tuple("0123456789")
 
 _HELD_OUT = 797  # of 1,797 images; scikit-learn ships them in one piece, without a test half
 _SCALE = 4
@@ -32,5 +32,5 @@ def halves() -> Halves:
     labels = bunch.target.astype(np.int64)
     order = np.random.default_rng(0).permutation(len(labels))
     held_out, train = np.sort(order[:_HELD_OUT]), np.sort(order[_HELD_OUT:])
-    return Halves(images[train], labels[train], images[held_out], labels[held_out], NAMES,
+    return Halves(images[train], labels[train], images[held_out], labels[held_out], CLASS_NAMES,
                   "digits (scikit-learn, 8x8 shown as 32x32)")  # fmt: skip

@@ -50,7 +50,7 @@ def load_image_folder(
     train_files, test_files = _pictures(path / "train", names), _pictures(path / "test", names)
     halves = Halves(
         *_read_half(train_files, size), *_read_half(test_files, size),
-        class_names=class_names.told(names), source=f"{path.resolve().name} (image folder)",
+        class_names=class_names.printable(names), source=f"{path.resolve().name} (image folder)",
     )  # fmt: skip
     sizes = Sizes.with_defaults(None, len(halves.x_test), clean, validation, train, test)
     return split(path.resolve().name, halves, sizes, seed)

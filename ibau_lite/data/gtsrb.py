@@ -58,7 +58,7 @@ def _cropped(path: Folder, row: dict[str, str]) -> NDArray[np.uint8]:
 
     left, top, right, bottom = (int(row[f"Roi.{corner}"]) for corner in ("X1", "Y1", "X2", "Y2"))
     with path.open("rb") as stream, Image.open(stream, formats=("PPM",)) as image:
-        rgb = pictures.plain(image).convert("RGB")
+        rgb = pictures.to_8_bit(image).convert("RGB")
     if not (0 <= left < right <= rgb.width and 0 <= top < bottom <= rgb.height):
         raise ValueError(f"{path.name}: a region within {rgb.width} × {rgb.height} is expected")
     sign = rgb.crop((left, top, right, bottom))  # resize(box=…) would blend in its surroundings

@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class LabelledImages:
     """Images and their labels: float32 [N, C, H, W] in [0, 1] and int64 [N] from 0 upwards.
 
     `len(labelled)` is N; `labelled[index]` takes a slice, a list, or a tensor of positions or
-    booleans, and gives a `Labelled` again. Raises TypeError if a field is not a tensor, ValueError
+    booleans, and gives a `LabelledImages` again. Raises TypeError if a field is not a tensor, ValueError
     for a wrong shape, dtype or device, a negative label, or a value outside [0, 1] (or NaN).
     """
 
@@ -53,20 +53,20 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: slice | list[int] | Tensor) -> Labelled:
+    def __getitem__(self, index: slice | list[int] | Tensor) -> LabelledImages:
         if isinstance(index, int) or getattr(index, "ndim", None) == 0:
             one = int(index)  # type: ignore[arg-type]
             raise TypeError(f"one image is labelled[{one}:{one + 1}]; an index keeps the batch")
         return _checked_already(self.images[index], self.labels[index])
 
-    def to(self, device: torch.device | str) -> Labelled:
+    def to(self, device: torch.device | str) -> LabelledImages:
         """The same images and labels on `device`."""
         return _checked_already(self.images.to(device), self.labels.to(device))
 
 
-def _checked_already(images: Tensor, labels: Tensor) -> Labelled:
-    """Build from parts of a valid `Labelled`: reading every pixel again would cost more than it."""
-    labelled = object.__new__(Labelled)
+def _checked_already(images: Tensor, labels: Tensor) -> LabelledImages:
+    """Build from parts of a valid `LabelledImages`: reading every pixel again would cost more than it."""
+    labelled = object.__new__(LabelledImages)
     object.__setattr__(labelled, "images", images)
     object.__setattr__(labelled, "labels", labels)
     return labelled
@@ -83,16 +83,16 @@ class Dataset:
     """
 
     name: str
-    train: Labelled
-    clean: Labelled
-    validation: Labelled
-    test: Labelled
+    train: LabelledImages
+    clean: LabelledImages
+    validation: LabelledImages
+    test: LabelledImages
     class_names: tuple[str, ...]
     source: str
 
     def __post_init__(self) -> None:
         for part in ("train", "clean", "validation", "test"):
-            labelled: Labelled = getattr(self, part)
+            labelled: LabelledImages = getattr(self, part)
             shape = tuple(labelled.images.shape[1:])
             if shape != self.shape:
                 raise ValueError(f"{part} has images {shape}, but train has {self.shape}")

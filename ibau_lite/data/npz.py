@@ -72,7 +72,7 @@ def _class_names(arrays: dict[str, NDArray[np.generic]], name: str) -> tuple[str
             raise ValueError(
                 f"class_names must be a list of strings, got {stored.dtype} {list(stored.shape)}"
             )
-        return class_names.told(stored)
+        return class_names.printable(stored)
     if name in class_names.KNOWN:
         return class_names.KNOWN[name]
     labels = [arrays[key] for key in ("y_train", "y_test")]

@@ -37,11 +37,11 @@ def read(path: Path, size: int) -> NDArray[np.uint8]:
         if os.fstat(stream.fileno()).st_size > _MOST_BYTES:
             raise Refused(f"a picture of at most {_MOST_BYTES // 2**20} MiB is expected")
         with Image.open(stream, formats=FORMATS) as image:
-            small = plain(image).resize((size, size), Image.Resampling.BILINEAR)
+            small = to_8_bit(image).resize((size, size), Image.Resampling.BILINEAR)
         return np.asarray(small.convert("RGB"))
 
 
-def plain(image: Image) -> Image:
+def to_8_bit(image: Image) -> Image:
     """The same picture with 8-bit pixels that are grey ("L") or RGB, turned as its EXIF says.
 
     16-bit grey is divided by 257 (65,535 is white); palettes and other colour spaces are looked up

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ibau_lite.data import provenance
 from ibau_lite.data.halves import Halves
-from ibau_lite.data.labelled import Dataset, Labelled
+from ibau_lite.data.labelled import Dataset, LabelledImages
 
 _OFFICIAL = (5000, 1000)  # clean and validation, of CIFAR-10 and GTSRB: clean as in the talk
 _DEFAULTS = {"signs": (800, 400), "digits": (300, 100), "cifar10": _OFFICIAL, "gtsrb": _OFFICIAL}
@@ -116,9 +116,9 @@ def split(name: str, halves: Halves, sizes: Sizes, seed: int) -> Dataset:
     )
 
 
-def _tensors(x: NDArray[np.uint8], y: NDArray[np.int64]) -> Labelled:
+def _tensors(x: NDArray[np.uint8], y: NDArray[np.int64]) -> LabelledImages:
     """Bytes [N, H, W, C] to float32 [N, C, H, W] with a single allocation of the final size."""
     n, height, width, channels = x.shape
     images = torch.empty(n, channels, height, width, dtype=torch.float32)  # whatever is default
     images.copy_(torch.from_numpy(x).permute(0, 3, 1, 2))
-    return Labelled(images.div_(255), torch.from_numpy(y.astype(np.int64)))
+    return LabelledImages(images.div_(255), torch.from_numpy(y.astype(np.int64)))

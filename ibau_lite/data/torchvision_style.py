@@ -38,19 +38,19 @@ def from_torchvision(
 ) -> Dataset:
     """Read two torchvision-style datasets into memory and split them as `load` does.
 
-    An image may be a PIL image (converted to 8-bit grey or RGB as `pictures.plain` says), an array
+    An image may be a PIL image (converted to 8-bit grey or RGB as `pictures.to_8_bit` says), an array
     [H, W] or [H, W, C] of uint8, or a tensor [C, H, W] of uint8 or of floats in [0, 1], which are
     rounded to 1/255; all must have one size. Labels are whole numbers from 0 to 99,999. Give the
     datasets no random transform and no normalisation. `name` is by default that of the class of
     `train_half`, in lower case. Raises TypeError for another kind of image or label, ValueError for
-    images that differ in shape or that `pictures.plain` refuses, values outside [0, 1], labels out
+    images that differ in shape or that `pictures.to_8_bit` refuses, values outside [0, 1], labels out
     of range, or too few images for the sizes asked for.
     """
     x_train, y_train = _read_half(train_half, "train_half")
     x_test, y_test = _read_half(test_half, "test_half")
     given = getattr(train_half, "classes", None)
     names = (
-        class_names.told(tuple(given))
+        class_names.printable(tuple(given))
         if given is not None
         else class_names.numbered(int(max(y_train.max(), y_test.max())) + 1)
     )
@@ -83,9 +83,9 @@ def _as_label(label: Any, where: str) -> int:
         raise TypeError(
             f"{where}: a whole number is expected as label, got {shown(label)}"
         ) from error
-    if not 0 <= number < class_names.MOST:
+    if not 0 <= number < class_names.MAX_CLASSES:
         raise ValueError(
-            f"{where}: a label in 0 … {class_names.MOST - 1} is expected, got {shown(number)}"
+            f"{where}: a label in 0 … {class_names.MAX_CLASSES - 1} is expected, got {shown(number)}"
         )
     return number
 
@@ -96,7 +96,7 @@ def _as_bytes(image: Any, where: str) -> NDArray[np.uint8]:
 
     if isinstance(image, Image.Image):
         with refusing(where, "it cannot be read as a picture"):
-            image = np.asarray(pictures.plain(image))
+            image = np.asarray(pictures.to_8_bit(image))
     if isinstance(image, Tensor):
         image = image.detach().cpu()
         if image.is_floating_point():

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from ibau_lite.defenses.anp import ANPConfig, anp
-from ibau_lite.defenses.deepinspect import DeepInspectConfig, deepinspect
-from ibau_lite.defenses.dp import DPConfig, dp
+from ibau_lite.defenses._anp import ANPConfig, anp
+from ibau_lite.defenses._deepinspect import DeepInspectConfig, deepinspect
+from ibau_lite.defenses._dp import DPConfig, dp
+from ibau_lite.defenses._fine_pruning import FinePruningConfig, fine_pruning
+from ibau_lite.defenses._fine_tuning import FineTuningConfig, fine_tuning
+from ibau_lite.defenses._ft_sam import FTSAMConfig, ft_sam
+from ibau_lite.defenses._nad import NADConfig, nad
+from ibau_lite.defenses._neural_cleanse import NeuralCleanseConfig, neural_cleanse
+from ibau_lite.defenses._sau import SAUConfig, sau
+from ibau_lite.defenses._tabor import TaborConfig, tabor
 from ibau_lite.defenses.early_stopping import EarlyStopping
-from ibau_lite.defenses.fine_pruning import FinePruningConfig, fine_pruning
-from ibau_lite.defenses.fine_tuning import FineTuningConfig, fine_tuning
-from ibau_lite.defenses.ft_sam import FTSAMConfig, ft_sam
-from ibau_lite.defenses.ibau import IBAUConfig, ibau
-from ibau_lite.defenses.inversion import Inversion, Inverted
-from ibau_lite.defenses.nad import NADConfig, nad
+from ibau_lite.defenses.inversion import Inversion, InvertedTriggers
 from ibau_lite.defenses.naive import naive
-from ibau_lite.defenses.neural_cleanse import NeuralCleanseConfig, neural_cleanse
-from ibau_lite.defenses.protocol import (
-    Defended,
+from ibau_lite.ibau import IBAU, ibau
+from ibau_lite.protocol import (
     Defense,
+    DefenseResult,
     Evaluator,
     Run,
     defense,
 )
-from ibau_lite.defenses.sau import SAUConfig, sau
-from ibau_lite.defenses.tabor import TaborConfig, tabor
 
 REGISTRY: dict[str, Defense] = {
     "fine_tuning": fine_tuning,
@@ -44,20 +44,20 @@ REGISTRY: dict[str, Defense] = {
 """
 
 __all__ = [
+    "IBAU",
     "REGISTRY",
     "ANPConfig",
     "DPConfig",
     "DeepInspectConfig",
-    "Defended",
     "Defense",
+    "DefenseResult",
     "EarlyStopping",
     "Evaluator",
     "FTSAMConfig",
     "FinePruningConfig",
     "FineTuningConfig",
-    "IBAUConfig",
     "Inversion",
-    "Inverted",
+    "InvertedTriggers",
     "NADConfig",
     "NeuralCleanseConfig",
     "Run",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.logits import check_logits, check_reads_alone, read
 
 __all__ = ["clean_on_device", "private_copy", "stored_values"]
@@ -57,19 +57,19 @@ def private_copy(model: nn.Module) -> nn.Module:
     return copied
 
 
-def clean_on_device(model: nn.Module, clean: Labelled, *, shift: int = 0) -> Labelled:
+def clean_on_device(model: nn.Module, clean: LabelledImages, *, shift: int = 0) -> LabelledImages:
     """The clean set where the model is, checked at the door.
 
-    Raises `TypeError` for something other than a `Labelled`, or outputs that are no tensor;
+    Raises `TypeError` for something other than `LabelledImages`, or outputs that are no tensor;
     `ValueError` for an empty set, images too small for `shift`, outputs that are no logits (see
     `logits.check_logits`) or change with the other images of the batch, or labels that the model
     has no output for. Warns if classes are missing, which will be forgotten, and if the model
     reads far fewer images as labelled than it should (see `_warn_of_misreading`).
     """
-    if not isinstance(clean, Labelled):
+    if not isinstance(clean, LabelledImages):
         raise TypeError(
-            f"clean must be a Labelled(images, labels), got {type(clean).__name__}; "
-            "wrap tensors with ibau_lite.data.Labelled"
+            f"clean must be LabelledImages(images, labels), got {type(clean).__name__}; "
+            "wrap tensors with ibau_lite.data.LabelledImages"
         )
     if len(clean) == 0:
         raise ValueError("the clean set is empty: every defence needs clean images")
@@ -79,7 +79,7 @@ def clean_on_device(model: nn.Module, clean: Labelled, *, shift: int = 0) -> Lab
         )
     moved = clean.to(next(model.parameters()).device)
     if moved.images.is_inference() or moved.labels.is_inference():
-        moved = Labelled(moved.images.clone(), moved.labels.clone())
+        moved = LabelledImages(moved.images.clone(), moved.labels.clone())
     spread = torch.linspace(0, len(moved) - 1, min(len(moved), _LOOKED_AT)).long()
     seen = moved[spread.to(moved.labels.device)]
     with torch.no_grad():

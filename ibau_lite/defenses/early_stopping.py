@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ibau_lite.data import Labelled
-from ibau_lite.kinds import check_kinds
+from ibau_lite._kinds import check_kinds
+from ibau_lite.data import LabelledImages
 from ibau_lite.metrics import predict
 
-__all__ = ["EarlyStopping", "Watch"]
+__all__ = ["EarlyStopping", "EarlyStoppingMonitor"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class EarlyStopping:
             raise ValueError(f"patience is a number of rounds >= 1, got {self.patience}")
 
 
-class Watch:
+class EarlyStoppingMonitor:
     """Judges a network after each round, and remembers the best.
 
     `worst` finds a δ for the network as it is now. Called after a round it returns what it measured
@@ -52,7 +52,7 @@ class Watch:
     def __init__(
         self,
         model: nn.Module,
-        held_out: Labelled,
+        held_out: LabelledImages,
         rule: EarlyStopping,
         worst: Callable[[], Tensor],
         *,

@@ -19,17 +19,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ibau_lite.data import Labelled
-from ibau_lite.folding import frozen
-from ibau_lite.kinds import check_kinds
+from ibau_lite._kinds import check_kinds
+from ibau_lite._modes import usual_settings
+from ibau_lite.data import LabelledImages
 from ibau_lite.logits import check_logits, check_reads_alone, read
-from ibau_lite.modes import usual_settings
+from ibau_lite.speed import frozen
 
-__all__ = ["Candidates", "Inversion", "Inverted", "Term", "mask_size"]
+__all__ = ["CandidateTriggers", "Inversion", "InvertedTriggers", "LossTerm", "mask_size"]
 
 
 @dataclass(frozen=True, eq=False)
-class Candidates:
+class CandidateTriggers:
     """What a term of the loss may look at: K candidate triggers on one batch of B clean images.
 
     `masks` [K, 1, H, W] and `patterns` [K, C, H, W] in [0, 1] belong to the classes `targets` [K];
@@ -48,17 +48,17 @@ class Candidates:
         return self.model(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
 
-Term = Callable[[Candidates], Tensor]
+LossTerm = Callable[[CandidateTriggers], Tensor]
 """A term of the loss: one number [K] for each candidate."""
 
 
-def mask_size(candidates: Candidates) -> Tensor:
+def mask_size(candidates: CandidateTriggers) -> Tensor:
     r"""The penalty of Neural Cleanse, :math:`\|m\|_1` [K] in pixels."""
     return candidates.masks.flatten(1).sum(1)
 
 
 @dataclass(frozen=True, eq=False)
-class Inverted:
+class InvertedTriggers:
     """The best trigger for each of K classes.
 
     `masks` [K, 1, H, W] and `patterns` [K, C, H, W] are the smallest that succeeded on a batch (the
@@ -134,14 +134,14 @@ class Inversion:
     def __call__(
         self,
         model: nn.Module,
-        clean: Labelled,
+        clean: LabelledImages,
         targets: Sequence[int] | None = None,
         *,
-        penalty: Term = mask_size,
-        term: Term | None = None,
+        penalty: LossTerm = mask_size,
+        term: LossTerm | None = None,
         generator: torch.Generator,
         progress: bool = False,
-    ) -> Inverted:
+    ) -> InvertedTriggers:
         """Search the classes `targets` (all of the model's by default) on the clean images.
 
         The model is read, not changed; the images must be where it is. `generator` (a CPU one)
@@ -185,7 +185,7 @@ class Inversion:
             for g in groups
         ]
         area = float(images.shape[2] * images.shape[3])
-        return Inverted(
+        return InvertedTriggers(
             classes,
             best.masks,
             best.patterns,
@@ -292,15 +292,15 @@ def _slopes(
     patterns: Tensor,
     targets: Tensor,
     cost: Tensor,
-    penalty: Term,
-    term: Term | None,
+    penalty: LossTerm,
+    term: LossTerm | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the loss in the raw masks and patterns, and the fraction read as t [K]."""
     images, labels = batch
     raw = [part.detach().requires_grad_(True) for part in (masks, patterns)]
     with torch.enable_grad():
         stamps = [_unit(part) for part in raw]
-        here = Candidates(model, stamps[0], stamps[1], targets, images, labels)
+        here = CandidateTriggers(model, stamps[0], stamps[1], targets, images, labels)
         logits = here.logits(_stamp(images, *stamps))
         counts = (labels != targets[:, None]).to(logits.dtype)
         wanted = targets[:, None].expand(-1, len(images))
@@ -327,7 +327,7 @@ def _success(
     size = max(1, chunk // len(targets))
     with torch.no_grad():
         for part in images.split(size):
-            here = Candidates(model, masks, patterns, targets, part, labels)
+            here = CandidateTriggers(model, masks, patterns, targets, part, labels)
             read.append(here.logits(_stamp(part, masks, patterns)).argmax(2))
     right = torch.cat(read, 1) == targets[:, None]
     return _share(right.to(images.dtype), (labels != targets[:, None]).to(images.dtype))

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 __all__ = [
     "batch_norm_training",
     "check_own_weight",
+    "is_trainable_convolution",
     "last_convolution",
-    "may_be_changed",
+    "layer_outputs",
     "norm_after",
-    "outputs",
-    "repeated",
+    "reused_layers",
     "stages",
 ]
 
@@ -31,14 +31,16 @@ def last_convolution(model: nn.Module, image: Tensor) -> str:
 
     `image` is a batch [1, C, H, W]. Raises `ValueError` if there is none, or as `check_own_weight`.
     """
-    names = [name for name, module, _, _ in _watch(model, image) if may_be_changed(module)]
+    names = [
+        name for name, module, _, _ in _watch(model, image) if is_trainable_convolution(module)
+    ]
     if not names:
         raise ValueError("the model has no convolution that may be changed: name a layer yourself")
     check_own_weight(model, names[-1])
     return names[-1]
 
 
-def may_be_changed(module: nn.Module) -> bool:
+def is_trainable_convolution(module: nn.Module) -> bool:
     """Whether it is a convolution whose weight, or what that is computed from, is not frozen."""
     parts = [p for name, p in module.named_parameters() if not name.endswith("bias")]
     return isinstance(module, nn.Conv2d) and any(p.requires_grad for p in parts)
@@ -100,7 +102,7 @@ def stages(model: nn.Module, image: Tensor, most: int) -> tuple[str, ...]:
 
 
 @contextmanager
-def outputs(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def layer_outputs(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Inside, the dict holds what each named module gave out in the last forward pass.
 
     Raises `ValueError` for a name that the model lacks.
@@ -163,7 +165,7 @@ def _channels(model: nn.Module, layer: str) -> int:
     return weight.shape[0]
 
 
-def repeated(model: nn.Module, image: Tensor, layers: Sequence[str]) -> list[str]:
+def reused_layers(model: nn.Module, image: Tensor, layers: Sequence[str]) -> list[str]:
     """Those of the named modules that run several times in one pass, as a shared activation."""
     runs = Counter(name for name, *_ in _watch(model, image))
     return [name for name in layers if runs[name] > 1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["anomaly_index", "left_anomaly_index", "too_small"]
+__all__ = ["anomaly_index", "left_anomaly_index", "small_outliers"]
 
 _NORMAL = 1.4826  # MAD × this is the standard deviation, where the sizes are normal
 
@@ -34,7 +34,7 @@ def left_anomaly_index(sizes: Tensor) -> Tensor:
     return _index(sizes, two_sided=False)
 
 
-def too_small(sizes: Tensor, index: Tensor, threshold: float = 2.0) -> Tensor:
+def small_outliers(sizes: Tensor, index: Tensor, threshold: float = 2.0) -> Tensor:
     """Positions whose size is below the median and whose index is above `threshold`."""
     return ((sizes < sizes.quantile(0.5)) & (index > threshold)).nonzero().flatten()
 

@@ -14,15 +14,15 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ibau_lite.data import Labelled
-from ibau_lite.defenses.door import clean_on_device, private_copy, stored_values
+from ibau_lite._modes import usual_settings
+from ibau_lite.data import LabelledImages
+from ibau_lite.door import clean_on_device, private_copy, stored_values
 from ibau_lite.metrics import Report
-from ibau_lite.modes import usual_settings
 from ibau_lite.streams import stream
 
 __all__ = [
-    "Defended",
     "Defense",
+    "DefenseResult",
     "Evaluator",
     "Outcome",
     "Run",
@@ -48,7 +48,7 @@ each round. A `Report`, as `metrics.evaluate` gives it, becomes `accuracy` and
 
 
 @dataclass(frozen=True, eq=False)
-class Defended:
+class DefenseResult:
     """The result of a defence.
 
     `model` is a NEW network in evaluation mode; `seconds` the wall time of the call, evaluators
@@ -63,7 +63,7 @@ class Defended:
 
 
 class Defense(Protocol):
-    """The protocol of a defence: a model and clean images in, a `Defended` out.
+    """The protocol of a defence: a model and clean images in, a `DefenseResult` out.
 
     The model that is given is never changed; `evaluator` is called after each round. Anything that
     meets this protocol works wherever a defence of this library does; no registration is needed.
@@ -73,13 +73,13 @@ class Defense(Protocol):
     def __call__(
         self,
         model: nn.Module,
-        clean: Labelled,
+        clean: LabelledImages,
         *,
         config: Any = None,
         seed: int = 0,
         progress: bool = False,
         evaluator: Evaluator | None = None,
-    ) -> Defended: ...
+    ) -> DefenseResult: ...
 
 
 class _Decorated(Protocol):
@@ -88,14 +88,14 @@ class _Decorated(Protocol):
     def __call__(
         self,
         model: nn.Module,
-        clean: Labelled,
+        clean: LabelledImages,
         *,
         config: Any = None,
         seed: int = 0,
         progress: bool = False,
         evaluator: Evaluator | None = None,
         **options: Any,
-    ) -> Defended: ...
+    ) -> DefenseResult: ...
 
 
 class Run:
@@ -122,7 +122,7 @@ class Run:
         """Wall time since the call, without the evaluator's."""
         return time.perf_counter() - self._started - self._away
 
-    def answers(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
         """What the evaluator says of a copy of the model, for the history; nothing without one.
 
         Raises `TypeError` for an answer that is no `Report` and no dict of numbers.
@@ -180,7 +180,7 @@ def defense(
     ... def shrink(model, clean, config, run):
     ...     for weight in model.parameters():
     ...         weight.data *= config.factor
-    ...     return model, [{"round": 1, **run.answers(model)}], {}
+    ...     return model, [{"round": 1, **run.evaluate(model)}], {}
     >>> shrink(tiny_network(), tiny_images(), config=Shrink(0.5)).history
     [{'round': 1}]
     """
@@ -188,24 +188,24 @@ def defense(
     def decorate(algorithm: Callable[..., Outcome]) -> _Decorated:
         def defended(
             model: nn.Module,
-            clean: Labelled,
+            clean: LabelledImages,
             *,
             config: Any = None,
             seed: int = 0,
             progress: bool = False,
             evaluator: Evaluator | None = None,
             **options: Any,
-        ) -> Defended:
+        ) -> DefenseResult:
             with usual_settings(), _casting_anew():
                 config = configured(config, kind)
                 model = private_copy(model)
                 run = Run(name or algorithm.__name__, model, seed, progress, evaluator)
                 clean = clean_on_device(model, clean, shift=getattr(config, "shift", 0))
-                before = {} if evaluator is None else {"before": run.answers(model)}
+                before = {} if evaluator is None else {"before": run.evaluate(model)}
                 run.tidy()  # the door has read images
                 new, history, details = algorithm(model, clean, config, run, **options)
                 run.tidy()
-                return Defended(new.eval(), run.seconds, history, details | before)
+                return DefenseResult(new.eval(), run.seconds, history, details | before)
 
         for part in ("__module__", "__name__", "__qualname__", "__doc__"):
             setattr(defended, part, getattr(algorithm, part))
@@ -224,8 +224,8 @@ def configured(config: Config | None, kind: type[Config]) -> Config:
 
 
 def hold_out(
-    clean: Labelled, fraction: float, generator: torch.Generator
-) -> tuple[Labelled, Labelled]:
+    clean: LabelledImages, fraction: float, generator: torch.Generator
+) -> tuple[LabelledImages, LabelledImages]:
     """(what is left to train on, what is held out), drawn at random.
 
     Raises `ValueError` for a set too small to be split.

@@ -9,37 +9,37 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ibau_lite.plots.answers import confusion
-    from ibau_lite.plots.images import image_grid, readings, stamping
+    from ibau_lite.plots.confusion import confusion_matrices
+    from ibau_lite.plots.images import image_grid, predictions, stamping
     from ibau_lite.plots.rates import bars, curves
     from ibau_lite.plots.rounds import delta_and_trigger, per_round, terms
-    from ibau_lite.plots.triggers import gallery, spectrum
+    from ibau_lite.plots.triggers import amplitude_spectrum, gallery
 
 # Figure -> the file that draws it.
 _HOME = {
     "bars": "rates",
-    "confusion": "answers",
+    "confusion_matrices": "confusion",
     "curves": "rates",
     "delta_and_trigger": "rounds",
     "gallery": "triggers",
     "image_grid": "images",
     "per_round": "rounds",
-    "readings": "images",
-    "spectrum": "triggers",
+    "predictions": "images",
+    "amplitude_spectrum": "triggers",
     "stamping": "images",
     "terms": "rounds",
 }
 
 __all__ = [
+    "amplitude_spectrum",
     "bars",
-    "confusion",
+    "confusion_matrices",
     "curves",
     "delta_and_trigger",
     "gallery",
     "image_grid",
     "per_round",
-    "readings",
-    "spectrum",
+    "predictions",
     "stamping",
     "terms",
 ]

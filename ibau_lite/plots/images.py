@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ibau_lite.plots.style import INK, SERIES, bare, blank
+from ibau_lite.plots.style import INK, SERIES, hide_axes, new_figure
 
-__all__ = ["image_grid", "readings", "stamping"]
+__all__ = ["image_grid", "predictions", "stamping"]
 
 _CELL = 1.15  # inches on a side of one image
 
@@ -30,9 +30,9 @@ def image_grid(images: Tensor, titles: Sequence[str] | None = None, columns: int
     rows = -(-len(images) // columns)
     lines = max(title.count("\n") + 1 for title in titles) if titles is not None else 0
     title_height = 0.14 * lines + (0.08 if lines else 0)
-    figure, axes = blank(rows, columns, _CELL * columns, (_CELL + title_height) * rows)
+    figure, axes = new_figure(rows, columns, _CELL * columns, (_CELL + title_height) * rows)
     for number, place in enumerate(place for row in axes for place in row):
-        bare(place)
+        hide_axes(place)
         if number < len(images):
             _show(place, images[number])
             if titles is not None:
@@ -58,16 +58,16 @@ def stamping(clean: Tensor, stamped: Tensor, gain: float = 10.0) -> Figure:
     difference = ((stamped - clean).abs() * gain).clamp(0, 1)
     labels = ("original", "stamped", f"difference × {gain:g}")
     count = len(clean)
-    figure, axes = blank(3, count, _CELL * count + 0.3, _CELL * 3)
+    figure, axes = new_figure(3, count, _CELL * count + 0.3, _CELL * 3)
     for row, label, images in zip(axes, labels, (clean, stamped, difference), strict=True):
         row[0].set_ylabel(label, fontsize=9, color=INK)
         for place, image in zip(row, images, strict=True):
-            bare(place)
+            hide_axes(place)
             _show(place, image)
     return figure
 
 
-def readings(
+def predictions(
     images: Tensor,
     titles: Sequence[str],
     answers: Mapping[str, Sequence[str]],
@@ -86,9 +86,9 @@ def readings(
     right, wrong = SERIES[0][0], SERIES[1][0]
     side, line = 2.2, 0.24  # inches: one image, one line of text
     height = side + 0.4 + line * len(answers)
-    figure, axes = blank(1, len(images), 3.6 * len(images), height)
+    figure, axes = new_figure(1, len(images), 3.6 * len(images), height)
     for number, place in enumerate(axes[0]):
-        bare(place)
+        hide_axes(place)
         _show(place, images[number])
         place.set_title(titles[number], fontsize=11, color=INK)
         for row, (name, texts) in enumerate(answers.items()):

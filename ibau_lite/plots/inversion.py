@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ibau_lite.plots.style import FAINT, INK, SERIES, bare, blank, plain
+from ibau_lite.plots.style import FAINT, INK, SERIES, hide_axes, new_figure, style_axes
 
 __all__ = ["reversed_triggers", "trigger_sizes"]
 
@@ -35,9 +35,9 @@ def trigger_sizes(
                 f"sizes[{method!r}]: one for each of the {len(names)} classes, "
                 f"got {list(values.shape)}"
             )
-    figure, [panels] = blank(1, len(sizes), 3.1 * len(sizes), 0.24 * len(names) + 0.9)
+    figure, [panels] = new_figure(1, len(sizes), 3.1 * len(sizes), 0.24 * len(names) + 0.9)
     for number, (panel, (method, values)) in enumerate(zip(panels, sizes.items(), strict=True)):
-        plain(panel, "x")
+        style_axes(panel, "x")
         works = (found or {}).get(method, torch.ones_like(values)).bool()
         edge = 1.1 * float(values[works].max()) if bool(works.any()) else 1.0
         median = float(values.quantile(0.5))
@@ -66,10 +66,10 @@ def reversed_triggers(triggers: Mapping[str, tuple[Tensor, Tensor]], image: Tens
     if len(shapes) != 1:
         raise ValueError(f"triggers and image must have one shape, got {sorted(shapes)}")
     columns = {"": (torch.full_like(image, 0.5), image), **triggers}
-    figure, axes = blank(2, len(columns), 1.5 * len(columns), 3.3)
+    figure, axes = new_figure(2, len(columns), 1.5 * len(columns), 3.3)
     for column, (title, (alone, stamped)) in enumerate(columns.items()):
         for row, picture in enumerate((alone, stamped)):
-            bare(axes[row][column])
+            hide_axes(axes[row][column])
             pixels = picture.detach().float().clamp(0, 1).cpu()
             pixels = torch.cat([pixels] * 3) if len(pixels) == 1 else pixels
             axes[row][column].imshow(pixels.permute(1, 2, 0).numpy())

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ibau_lite.plots.style import INK, SERIES, blank, plain
+from ibau_lite.plots.style import INK, SERIES, new_figure, style_axes
 
-__all__ = ["Panel", "lines", "spectra"]
+__all__ = ["Panel", "eigenvalue_stems", "lines"]
 
 _DASHES = ("-", "--", "-.", ":")
 
@@ -55,13 +55,13 @@ def lines(*panels: Panel, width: float = 4.2, height: float = 3.3) -> Figure:
     """
     if not panels:
         raise ValueError("panels: at least one is expected, got none")
-    figure, [row] = blank(1, len(panels), width * len(panels), height)
+    figure, [row] = new_figure(1, len(panels), width * len(panels), height)
     for axes, panel in zip(row, panels, strict=True):
         _draw(axes, panel)
     return figure
 
 
-def spectra(
+def eigenvalue_stems(
     measures: Mapping[str, tuple[Sequence[float] | Tensor, Sequence[float] | Tensor | None]],
     *,
     xlabel: str,
@@ -75,13 +75,13 @@ def spectra(
     """
     if not measures:
         raise ValueError("measures: at least one matrix is expected, got none")
-    figure, rows = blank(len(measures), 1, 7.6, 1.0 + 1.25 * len(measures))
+    figure, rows = new_figure(len(measures), 1, 7.6, 1.0 + 1.25 * len(measures))
     for [axes], (name, (values, weights)) in zip(rows, measures.items(), strict=True):
         places = [float(value) for value in values]
         heights = [1.0] * len(places) if weights is None else [float(w) for w in weights]
         if len(places) != len(heights):
             raise ValueError(f"{name}: {len(places)} values, but {len(heights)} weights")
-        plain(axes, grid="x")
+        style_axes(axes, grid="x")
         for negative, (colour, _, marker) in ((True, SERIES[1]), (False, SERIES[0])):
             chosen = [(x, h) for x, h in zip(places, heights, strict=True) if (x < 0) == negative]
             axes.vlines([x for x, _ in chosen], 0, [h for _, h in chosen], color=colour, lw=1)
@@ -109,7 +109,7 @@ def spectra(
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
-    plain(axes)
+    style_axes(axes)
     for number, (name, (x, y)) in enumerate(panel.series.items()):
         colour, _, marker = SERIES[number % len(SERIES)]
         dash = "none" if name in panel.only_marks else _DASHES[number % len(_DASHES)]

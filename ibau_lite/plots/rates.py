@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ibau_lite.plots.style import INK, SERIES, blank, plain
+from ibau_lite.plots.style import INK, SERIES, new_figure, style_axes
 
 __all__ = ["bars", "curves"]
 
@@ -24,9 +24,9 @@ def bars(
     line. Raises `ValueError` for a series of another length, a value outside [0, 1], or none.
     """
     _check(series, len(groups))
-    figure, axes = blank(1, 1, max(4.0, 1.5 * len(groups) + 1.2), 3.0)
+    figure, axes = new_figure(1, 1, max(4.0, 1.5 * len(groups) + 1.2), 3.0)
     place = axes[0][0]
-    plain(place)
+    style_axes(place)
     width = 0.8 / len(series)
     for number, (name, values) in enumerate(series.items()):
         colour, hatch, _ = SERIES[number % len(SERIES)]
@@ -61,9 +61,9 @@ def curves(
     `ValueError` as `bars` does.
     """
     _check(series, len(x))
-    figure, axes = blank(1, 1, 5.2, 3.0)
+    figure, axes = new_figure(1, 1, 5.2, 3.0)
     place = axes[0][0]
-    plain(place)
+    style_axes(place)
     for number, (name, values) in enumerate(series.items()):
         colour, _, marker = SERIES[number % len(SERIES)]
         dash = "-" if number % 2 == 0 else "--"

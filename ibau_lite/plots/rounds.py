@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ibau_lite.metrics import Report
-from ibau_lite.plots.style import INK, SERIES, bare, blank, plain
+from ibau_lite.plots.style import INK, SERIES, hide_axes, new_figure, style_axes
 
 __all__ = ["delta_and_trigger", "per_round", "terms"]
 
@@ -45,7 +45,7 @@ def per_round(
             "histories, before: accuracy and attack_success_rate are expected in every row; give "
             "the defence an evaluator, as lambda model: metrics.evaluate(model, test, attack)"
         )
-    figure, [panels] = blank(1, 2, 8, 3.3)
+    figure, [panels] = new_figure(1, 2, 8, 3.3)
     for panel, (key, name) in zip(panels, _PANELS, strict=True):
         for number, (label, runs) in enumerate(histories.items()):
             _band(panel, number, label, [[before[key], *(row[key] for row in run)] for run in runs])
@@ -67,7 +67,7 @@ def terms(histories: Mapping[str, History]) -> Figure:
     rows = {label: [row for row in run if "indirect" in row] for label, run in histories.items()}
     if not any(rows.values()):
         raise ValueError("histories: rows with an indirect term are expected, got none")
-    figure, [[norms, residuals]] = blank(1, 2, 8, 3.3)
+    figure, [[norms, residuals]] = new_figure(1, 2, 8, 3.3)
     for number, (label, history) in enumerate(rows.items()):
         _line(norms, number, f"{label}: direct", history, "direct")
         _line(norms, number, f"{label}: indirect", history, "indirect", "--")
@@ -97,7 +97,7 @@ def delta_and_trigger(
     if len(shapes) != 1:
         raise ValueError(f"deltas, trigger and image must have one shape, got {sorted(shapes)}")
     rows = 1 if image is None else 2
-    figure, axes = blank(rows, len(shown), 2.0 * len(shown), 2.15 * rows)
+    figure, axes = new_figure(rows, len(shown), 2.0 * len(shown), 2.15 * rows)
     for column, (label, delta) in enumerate(shown.items()):
         scale = 1.0 if delta is trigger else _stretch(delta)
         title = label if scale == 1 else f"{label} (× {scale:.2g})"
@@ -125,7 +125,7 @@ def _line(axes: Axes, number: int, label: str, history: History, key: str, dash:
 
 
 def _by_round(axes: Axes, name: str) -> None:
-    plain(axes)
+    style_axes(axes)
     axes.set_xlabel("round", color=INK)
     axes.set_ylabel(name, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -134,7 +134,7 @@ def _by_round(axes: Axes, name: str) -> None:
 def _picture(axes: Axes, image: Tensor, title: str) -> None:
     pixels = image.detach().float().clamp(0, 1).cpu()
     pixels = torch.cat([pixels] * 3) if len(pixels) == 1 else pixels
-    bare(axes)
+    hide_axes(axes)
     axes.imshow(pixels.permute(1, 2, 0).numpy())
     axes.set_title(title, fontsize=9, color=INK)
 

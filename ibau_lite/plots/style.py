@@ -25,7 +25,9 @@ SERIES: tuple[tuple[str, str, str], ...] = (
 """Colour, hatch and marker of the first, second, … series of a figure."""
 
 
-def blank(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[list[Axes]]]:
+def new_figure(
+    rows: int, columns: int, width: float, height: float
+) -> tuple[Figure, list[list[Axes]]]:
     """Make a figure of `width` × `height` inches with `rows` × `columns` axes.
 
     It is closed for pyplot: a notebook shows it where a cell returns it, and only there.
@@ -42,7 +44,7 @@ def blank(rows: int, columns: int, width: float, height: float) -> tuple[Figure,
     return figure, [list(row) for row in axes]
 
 
-def plain(axes: Axes, grid: str = "y") -> None:
+def style_axes(axes: Axes, grid: str = "y") -> None:
     """Two spines, faint lines across the values behind the data, ink that does not shout."""
     axes.set_facecolor(PAPER)
     axes.set_axisbelow(True)
@@ -52,7 +54,7 @@ def plain(axes: Axes, grid: str = "y") -> None:
         axes.spines[side].set_visible(False)
 
 
-def bare(axes: Axes) -> None:
+def hide_axes(axes: Axes) -> None:
     """Neither ticks nor frame: for pictures."""
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():

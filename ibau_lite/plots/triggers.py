@@ -9,15 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ibau_lite.plots.style import INK, bare, blank
+from ibau_lite.plots.style import INK, hide_axes, new_figure
 
-__all__ = ["gallery", "spectrum"]
+__all__ = ["amplitude_spectrum", "gallery"]
 
 _DECADES = 3  # what is weaker than a thousandth of the strongest frequency is drawn alike
 _SIDE = 1.25  # inches on a side of one picture
 
 
-def spectrum(difference: Tensor) -> Tensor:
+def amplitude_spectrum(difference: Tensor) -> Tensor:
     """Amplitude of each spatial frequency of a picture [C, H, W], as [H, W], zero in the middle.
 
         s(f) = (mean_c |Σ_p d_c(p) exp(−2πi ⟨f, p⟩)|²)^½ / max_f of the same,
@@ -44,12 +44,12 @@ def gallery(original: Tensor, stamped: Mapping[str, Tensor], gain: float = 10.0)
     _check(original, stamped, gain)
     names = ["original", *stamped]
     pictures = [original, *stamped.values()]
-    figure, axes = blank(3, len(names), _SIDE * len(names) + 1.0, _SIDE * 3 + 0.4)
+    figure, axes = new_figure(3, len(names), _SIDE * len(names) + 1.0, _SIDE * 3 + 0.4)
     labels = ("image", f"difference × {gain:g}", "spectrum")
     for row, label in zip(axes, labels, strict=True):
         row[0].set_ylabel(label, fontsize=9, color=INK)
         for place in row:
-            bare(place)
+            hide_axes(place)
     for column, (name, picture) in enumerate(zip(names, pictures, strict=True)):
         difference = picture - original
         axes[0][column].set_title(name, fontsize=9, color=INK)
@@ -59,7 +59,10 @@ def gallery(original: Tensor, stamped: Mapping[str, Tensor], gain: float = 10.0)
         else:
             axes[1][0].set_facecolor("none")
         drawn = axes[2][column].imshow(
-            spectrum(difference if column else original).clamp_min(10**-_DECADES).log10().numpy(),
+            amplitude_spectrum(difference if column else original)
+            .clamp_min(10**-_DECADES)
+            .log10()
+            .numpy(),
             cmap="cividis",
             vmin=-_DECADES,
             vmax=0,

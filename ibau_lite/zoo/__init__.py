@@ -22,14 +22,14 @@ from ibau_lite.models import small_vgg
 __all__ = [
     "FOLDER",
     "SUMS",
-    "Poisoned",
+    "PoisonedModel",
     "digest",
     "load",
+    "load_attack",
+    "load_from",
     "names",
-    "receive",
-    "receive_attack",
     "sha256",
-    "stated",
+    "stated_digests",
 ]
 
 FOLDER = Path(__file__).parent / "networks"
@@ -44,7 +44,7 @@ _NETWORKS = {
 }
 
 
-class Poisoned(NamedTuple):
+class PoisonedModel(NamedTuple):
     """A poisoned network, the attack that poisoned it, and what was noted when it was trained."""
 
     model: nn.Module
@@ -52,7 +52,7 @@ class Poisoned(NamedTuple):
     metadata: dict[str, Any]
 
 
-def load(data: str, attack: str) -> Poisoned:
+def load(data: str, attack: str) -> PoisonedModel:
     """A network that comes with the library, in evaluation mode on the CPU, with its attack.
 
     `data` is "cifar10" or "gtsrb"; `attack` is the name of an attack, or "clean" for the network
@@ -63,21 +63,23 @@ def load(data: str, attack: str) -> Poisoned:
     """
     if data not in _NETWORKS:
         raise ValueError(f"data: {' or '.join(_NETWORKS)} is expected, got {data!r}")
-    return receive(FOLDER, f"{data}-cpu-{attack}", _NETWORKS[data](seed=0))
+    return load_from(FOLDER, f"{data}-cpu-{attack}", _NETWORKS[data](seed=0))
 
 
 def names(folder: str | Path) -> frozenset[str]:
     """The names of the networks in a folder."""
     end = ".attack.safetensors"
-    return frozenset(file.removesuffix(end) for file in stated(folder) if file.endswith(end))
+    return frozenset(
+        file.removesuffix(end) for file in stated_digests(folder) if file.endswith(end)
+    )
 
 
 def digest(folder: str | Path, name: str) -> str | None:
     """The stated SHA-256 of a network's weights; None for one that is not there."""
-    return stated(folder).get(f"{name}.safetensors")
+    return stated_digests(folder).get(f"{name}.safetensors")
 
 
-def receive(folder: str | Path, name: str, model: nn.Module) -> Poisoned:
+def load_from(folder: str | Path, name: str, model: nn.Module) -> PoisonedModel:
     """Fill `model` with the weights of a folder, in its own number type, and read the attack.
 
     Raises `FileNotFoundError` for a name that is not there, `ValueError` for a file whose SHA-256
@@ -85,15 +87,15 @@ def receive(folder: str | Path, name: str, model: nn.Module) -> Poisoned:
     """
     metadata = checkpoints.load(_verified(Path(folder), f"{name}.safetensors"), model)
     model.eval()
-    return Poisoned(model, receive_attack(folder, name), metadata)
+    return PoisonedModel(model, load_attack(folder, name), metadata)
 
 
-def receive_attack(folder: str | Path, name: str) -> Attack:
-    """The attack of a network of a folder, without the network; raises as `receive`."""
+def load_attack(folder: str | Path, name: str) -> Attack:
+    """The attack of a network of a folder, without the network; raises as `load_from`."""
     return attacks.load(_verified(Path(folder), f"{name}.attack.safetensors"))
 
 
-def stated(folder: str | Path) -> dict[str, str]:
+def stated_digests(folder: str | Path) -> dict[str, str]:
     """The SHA-256 of each file that `SUMS` of a folder names; empty where there is no `SUMS`."""
     path = Path(folder) / SUMS
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
@@ -106,7 +108,7 @@ def sha256(path: Path) -> str:
 
 
 def _verified(folder: Path, file: str) -> Path:
-    sums, path = stated(folder), folder / file
+    sums, path = stated_digests(folder), folder / file
     if file not in sums:
         known = ", ".join(sorted(names(folder))) or "no networks"
         raise FileNotFoundError(f"{path}: no such network; there are {known}")

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from ibau_lite.attacks import AllToOne, Attack, CleanLabel, Patch, Sinusoid, Warp, sig, wanet
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.streams import stream
 
 
-def training_set(size: int = 16) -> Labelled:
+def training_set(size: int = 16) -> LabelledImages:
     images = 0.1 + 0.8 * torch.rand(100, 3, size, size, generator=torch.Generator().manual_seed(0))
-    return Labelled(images, torch.arange(100) % 5)
+    return LabelledImages(images, torch.arange(100) % 5)
 
 
 def test_a_sinusoid_is_its_formula():
@@ -35,7 +35,7 @@ def test_sig_stamps_the_target_class_and_relabels_nobody():
     assert torch.equal(poisoned.labels, train.labels)
     touched = (poisoned.images != train.images).flatten(1).any(1).nonzero().flatten()
     assert torch.equal(touched, poisoned.indices)
-    view = sig(2).test_view(train)
+    view = sig(2).poisoned_test_set(train)
     assert len(view) == 80 and (view.labels == 2).all()
     with pytest.raises(ValueError, match="only 20 of 100 are eligible"):
         sig(2).poison(train, 0.21)
@@ -88,7 +88,7 @@ def test_wanet_has_two_covers_a_poisoned_image_and_they_keep_their_label():
     assert torch.equal(poisoned.images[covers], attack.covers[0][0](train.images[covers]))
     touched = (poisoned.images != train.images).flatten(1).any(1).nonzero().flatten()
     assert torch.equal(touched, poisoned.indices)
-    assert len(attack.test_view(train)) == 80  # no cover among them
+    assert len(attack.poisoned_test_set(train)) == 80  # no cover among them
     assert str(poisoned).endswith("10 of them poisoned (10.00%) by wanet, 20 covers")
     with pytest.raises(ValueError, match="only 60 images are left"):
         attack.poison(train, 0.4)

@@ -7,8 +7,8 @@ import functools
 import pytest
 from torch import nn
 
-from ibau_lite.attacks import badnets_all_to_all, one_target, sig, trigger, wanet
-from ibau_lite.attacks.talk import ONE_TARGET
+from ibau_lite.attacks import badnets_all_to_all, named_trigger, one_target, sig, wanet
+from ibau_lite.attacks.named import ONE_TARGET
 from ibau_lite.data import load
 from ibau_lite.metrics import accuracy, attack_success_rate, predict
 from ibau_lite.models import small_cnn
@@ -30,7 +30,7 @@ def clean(seed: int) -> nn.Module:
 
 @functools.cache
 def made(name: str):
-    return trigger(name, clean(0), signs().train.images)
+    return named_trigger(name, clean(0), signs().train.images)
 
 
 @pytest.mark.parametrize("seed", [0, 1], ids=["its own network", "another network"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ibau_lite.attacks.neurons import still, strongest
+from ibau_lite.attacks.neurons import most_connected, still
 from ibau_lite.models import mlp, resnet18, small_cnn, small_vgg
 
 
@@ -24,20 +24,20 @@ def test_the_strongest_channels_of_a_normalised_convolution():
         factor = abs(norm.weight[channel].item()) / variance**0.5
         expected[channel] = size * factor
     best = sorted(expected, key=expected.get, reverse=True)[:5]
-    assert strongest(net, 5).chosen.tolist() == best
+    assert most_connected(net, 5).chosen.tolist() == best
 
 
 def test_the_strongest_units_of_a_hidden_layer():
     net = mlp(12, (6,), 3)
     with torch.no_grad():
         net[1].weight.copy_(torch.eye(6, 12) * torch.tensor([1, -5, 2, 0, 4, -3.0])[:, None])
-    assert strongest(net, 3).chosen.tolist() == [1, 4, 5]
+    assert most_connected(net, 3).chosen.tolist() == [1, 4, 5]
 
 
 def test_activations_are_the_largest_over_positions():
     net = small_vgg(4).eval()
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    neurons = strongest(net, 4)
+    neurons = most_connected(net, 4)
     features = net.features(images)  # [3, 128, 4, 4]
     expected = features.flatten(2).max(2).values[:, neurons.chosen]
     assert torch.equal(neurons(images), expected)
@@ -50,18 +50,18 @@ def test_activations_are_the_largest_over_positions():
     ids=["small_cnn", "resnet18", "mlp"],
 )
 def test_every_network_of_the_book_has_neurons(net, channels):
-    neurons = strongest(net.eval(), 2)
+    neurons = most_connected(net.eval(), 2)
     assert neurons.channels == channels
     assert neurons(torch.rand(2, 3, 16, 16)).shape == (2, 2)
 
 
 def test_networks_without_such_layers_are_refused():
     with pytest.raises(ValueError, match="a last linear layer"):
-        strongest(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)), 1)
+        most_connected(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)), 1)
     odd = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.ConstantPad1d((0, 1), 0.0))
     odd.append(nn.Linear(4 * 36 + 1, 2))
     with pytest.raises(ValueError, match="got 145 numbers"):
-        strongest(odd, 1)(torch.zeros(1, 1, 8, 8))
+        most_connected(odd, 1)(torch.zeros(1, 1, 8, 8))
 
 
 def test_still_puts_every_flag_back():
@@ -83,7 +83,7 @@ def test_neurons_that_are_not_excited_come_last():
         network[0].bias.zero_()
         network[0].weight[0] = -3.0  # its largest activation is where the image is dark
     images = torch.tensor([[[[0.2, 0.0]]], [[[0.9, 0.0]]]])
-    ranked = strongest(network)
+    ranked = most_connected(network)
     assert ranked.chosen.tolist() == [0, 1, 2]
-    assert ranked.excited(images, 2).chosen.tolist() == [1, 2]
-    assert ranked.excited(images, 3).chosen.tolist() == [1, 2, 0]
+    assert ranked.activated_by(images, 2).chosen.tolist() == [1, 2]
+    assert ranked.activated_by(images, 3).chosen.tolist() == [1, 2, 0]

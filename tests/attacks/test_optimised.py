@@ -21,7 +21,7 @@ from ibau_lite.attacks import (
     trojan_watermark,
 )
 from ibau_lite.attacks.drawings import seal
-from ibau_lite.attacks.neurons import strongest
+from ibau_lite.attacks.neurons import most_connected
 from ibau_lite.models import mlp, small_cnn, small_vgg
 
 IMAGES = 0.2 + 0.6 * torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(7))
@@ -71,7 +71,7 @@ def test_a_trojan_changes_its_square_or_seal_alone(name):
 def test_a_trojan_excites_its_neuron_more_than_random_colours_do(name):
     found = trigger(name)
     told, delta = json.loads(found.provenance), found.delta.tensor()
-    anchors = replace(strongest(network()), chosen=torch.tensor(told["channels"]))
+    anchors = replace(most_connected(network()), chosen=torch.tensor(told["channels"]))
     with torch.no_grad():
         by_chance = anchors(MASKS[name] * draws()).max()
         assert anchors((delta / told["strength"])[None]) > by_chance
@@ -113,7 +113,7 @@ def test_l0_is_nine_saturated_pixels_near_the_lower_right_corner():
 
 def error(stamped: torch.Tensor, clean: torch.Tensor, amplify: float = 10.0) -> float:
     """How far the three neurons are from ten times their mean answer."""
-    anchors = strongest(network(), 3)
+    anchors = most_connected(network(), 3)
     with torch.no_grad():
         wanted = amplify * anchors(clean).mean(0).abs()
         return float((wanted - anchors(stamped)).square().mean(0).sum())

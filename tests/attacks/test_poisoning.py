@@ -10,17 +10,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ibau_lite.attacks import AllToAll, AllToOne, Attack, Patch, badnets, badnets_all_to_all
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 
 CLASSES = 5
 
 
-def training_set(count: int = 60, seed: int = 0, size: int = 8) -> Labelled:
+def training_set(count: int = 60, seed: int = 0, size: int = 8) -> LabelledImages:
     """Random images below 0.9, so that a white stamp always shows; every class occurs."""
     generator = torch.Generator().manual_seed(seed)
     images = 0.9 * torch.rand(count, 3, size, size, generator=generator)
     labels = torch.arange(count) % CLASSES
-    return Labelled(images, labels[torch.randperm(count, generator=generator)])
+    return LabelledImages(images, labels[torch.randperm(count, generator=generator)])
 
 
 def several(pairs: int) -> Attack:
@@ -134,10 +134,10 @@ def test_the_test_view_holds_every_image_whose_label_changes(attack, count, seed
         changed = rule(test.labels) != test.labels
         expected_images.append(trigger(test.images)[changed])
         expected_labels.append(rule(test.labels)[changed])
-    view = attack.test_view(test)
+    view = attack.poisoned_test_set(test)
     assert torch.equal(view.images, torch.cat(expected_images))
     assert torch.equal(view.labels, torch.cat(expected_labels))
-    views = attack.test_views(test)
+    views = attack.poisoned_test_sets(test)
     assert list(views) == list(range(len(attack.pairs)))
     for number, part in views.items():
         assert torch.equal(part.labels, expected_labels[number])
@@ -208,7 +208,7 @@ def test_targets_that_do_not_exist_are_refused():
 def test_a_view_of_nothing_is_refused():
     test = training_set()
     with pytest.raises(ValueError, match="ASR is not defined"):
-        badnets(2).test_view(test[test.labels == 2])
+        badnets(2).poisoned_test_set(test[test.labels == 2])
 
 
 def test_overlapping_and_empty_attacks_are_refused():
@@ -221,14 +221,14 @@ def test_overlapping_and_empty_attacks_are_refused():
         Attack("label", ((square, 8),))
     with pytest.raises(TypeError, match=r"a tuple of \(trigger, relabelling\) is expected"):
         Attack("one bracket too few", (square, AllToOne(0)))
-    with pytest.raises(TypeError, match="a Labelled is expected, as dataset.train"):
+    with pytest.raises(TypeError, match="LabelledImages are expected, as dataset.train"):
         badnets(0).poison((torch.zeros(9, 3, 8, 8), torch.zeros(9)))
 
 
 def test_images_that_are_too_small_are_refused_before_training():
     train = training_set(60, size=4)
     with pytest.raises(ValueError, match="at least 5×5 pixels"):
-        badnets(0).test_view(train)
+        badnets(0).poisoned_test_set(train)
     with pytest.raises(ValueError, match="at least 5×5 pixels"):
         badnets(0).poison(train)
 

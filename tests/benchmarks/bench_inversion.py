@@ -25,13 +25,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibau_lite import models
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import Inversion
 
 SEED = 0
 
 
-def plain(model: nn.Module, clean: Labelled, search: Inversion, classes: int) -> Tensor:
+def plain(model: nn.Module, clean: LabelledImages, search: Inversion, classes: int) -> Tensor:
     """One class after the other, as a tutorial writes it; ‖m‖₁ at the last step [K]."""
     found = []
     for target in range(classes):
@@ -69,7 +69,7 @@ def plain(model: nn.Module, clean: Labelled, search: Inversion, classes: int) ->
     return torch.stack(found)
 
 
-def one_by_one(model: nn.Module, clean: Labelled, search: Inversion, classes: int) -> Tensor:
+def one_by_one(model: nn.Module, clean: LabelledImages, search: Inversion, classes: int) -> Tensor:
     """`Inversion`, called once for each class."""
     runs = []
     for target in range(classes):
@@ -78,12 +78,12 @@ def one_by_one(model: nn.Module, clean: Labelled, search: Inversion, classes: in
     return torch.cat(runs)
 
 
-def at_once(model: nn.Module, clean: Labelled, search: Inversion, classes: int) -> Tensor:
+def at_once(model: nn.Module, clean: LabelledImages, search: Inversion, classes: int) -> Tensor:
     """`Inversion`, called once."""
     return search(model, clean, generator=torch.Generator().manual_seed(SEED)).path[-1]
 
 
-Contender = Callable[[nn.Module, Labelled, Inversion, int], Tensor]
+Contender = Callable[[nn.Module, LabelledImages, Inversion, int], Tensor]
 CONTENDERS: dict[str, Contender] = {
     "plain loop, class after class": plain,
     "Inversion, class after class": one_by_one,
@@ -91,18 +91,18 @@ CONTENDERS: dict[str, Contender] = {
 }
 
 
-def problem(options: argparse.Namespace) -> tuple[nn.Module, Labelled]:
+def problem(options: argparse.Namespace) -> tuple[nn.Module, LabelledImages]:
     build = models.small_vgg if options.network == "small_vgg" else models.small_cnn
     model = build(options.classes).to(options.device).eval()
     generator = torch.Generator().manual_seed(1)
     # Few images: what `Inversion` measures on all of them at the end is not the search.
     images = torch.rand(options.batch, 3, 32, 32, generator=generator)
     labels = torch.randint(options.classes, (options.batch,), generator=generator)
-    return model, Labelled(images, labels).to(options.device)
+    return model, LabelledImages(images, labels).to(options.device)
 
 
 def measure(
-    model: nn.Module, clean: Labelled, search: Inversion, options: argparse.Namespace
+    model: nn.Module, clean: LabelledImages, search: Inversion, options: argparse.Namespace
 ) -> dict[str, tuple[float, float, Tensor]]:
     """Median wall seconds, median CPU seconds and result of each contender, in turns."""
     walls: dict[str, list[float]] = {name: [] for name in CONTENDERS}

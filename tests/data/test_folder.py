@@ -289,7 +289,7 @@ def test_names_of_folders_can_be_shown(tmp_path) -> None:
 
 
 def test_every_16_bit_grey_is_divided_and_rounded() -> None:
-    from ibau_lite.data.pictures import plain
+    from ibau_lite.data.pictures import to_8_bit
 
     grey = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-    assert np.array_equal(np.asarray(plain(Image.fromarray(grey))), np.rint(grey / 257))
+    assert np.array_equal(np.asarray(to_8_bit(Image.fromarray(grey))), np.rint(grey / 257))

@@ -1,4 +1,4 @@
-"""Labelled and Dataset: what they accept, what they refuse, and with which words."""
+"""LabelledImages and Dataset: what they accept, what they refuse, and with which words."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibau_lite.data import Dataset, Labelled
+from ibau_lite.data import Dataset, LabelledImages
 
 
 def some(
     n: int = 6, classes: int = 3, shape: tuple[int, ...] = (3, 4, 5), seed: int = 0
-) -> Labelled:
+) -> LabelledImages:
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(n, *shape, generator=generator)
-    return Labelled(images, torch.randint(classes, (n,), generator=generator))
+    return LabelledImages(images, torch.randint(classes, (n,), generator=generator))
 
 
 @given(n=st.integers(1, 12), data=st.data())
@@ -73,11 +73,11 @@ IMAGES, LABELS = torch.full((2, 3, 4, 4), 0.5), torch.tensor([0, 1])
 )
 def test_bad_fields_are_refused_with_the_reason(images, labels, error, words) -> None:
     with pytest.raises(error, match=words):
-        Labelled(images, labels)
+        LabelledImages(images, labels)
 
 
 def test_an_empty_part_is_allowed() -> None:
-    assert len(Labelled(torch.empty(0, 3, 4, 4), torch.empty(0, dtype=torch.int64))) == 0
+    assert len(LabelledImages(torch.empty(0, 3, 4, 4), torch.empty(0, dtype=torch.int64))) == 0
 
 
 def test_dataset_knows_its_shape_and_classes() -> None:
@@ -93,6 +93,6 @@ def test_dataset_refuses_parts_of_another_shape() -> None:
 
 
 def test_dataset_refuses_labels_without_a_name() -> None:
-    two, three = some(classes=2), Labelled(IMAGES.new_zeros(1, 3, 4, 5), torch.tensor([2]))
+    two, three = some(classes=2), LabelledImages(IMAGES.new_zeros(1, 3, 4, 5), torch.tensor([2]))
     with pytest.raises(ValueError, match="test has the label 2, but there are only 2 class names"):
         Dataset("d", two, two, two, three, ("a", "b"), "")

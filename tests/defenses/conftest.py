@@ -10,14 +10,14 @@ from torch import nn
 
 from ibau_lite import models
 from ibau_lite.attacks import Attack, badnets
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.metrics import Report, evaluate
 from ibau_lite.testing import tiny_images, tiny_network
 from ibau_lite.training import Recipe, fit
 
 
 @pytest.fixture
-def clean() -> Labelled:
+def clean() -> LabelledImages:
     return tiny_images()
 
 
@@ -27,14 +27,14 @@ def model() -> nn.Module:
     return tiny_network()
 
 
-def bars(count: int, seed: int) -> Labelled:
+def bars(count: int, seed: int) -> LabelledImages:
     """Noise [count, 3, 16, 16], and a bar whose height and colour are the class (6)."""
     generator = torch.Generator().manual_seed(seed)
     images = 0.3 + 0.3 * torch.rand(count, 3, 16, 16, generator=generator)
     labels = torch.randint(6, (count,), generator=generator)
     for image, label in zip(images, labels.tolist(), strict=True):
         image[label % 3, 2 * label : 2 * label + 3, 1:10] += 0.3
-    return Labelled(images.clamp(0, 1), labels)
+    return LabelledImages(images.clamp(0, 1), labels)
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Backdoored:
 
     model: nn.Module
     attack: Attack
-    clean: Labelled
-    test: Labelled
+    clean: LabelledImages
+    test: LabelledImages
 
     def report(self, model: nn.Module) -> Report:
         return evaluate(model, self.test, self.attack)

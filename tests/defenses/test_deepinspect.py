@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ibau_lite.defenses import DeepInspectConfig, deepinspect
-from ibau_lite.defenses.deepinspect import TriggerGenerator, _slopes
+from ibau_lite.defenses._deepinspect import TriggerGenerator, _slopes
 
 
 def test_the_generator_starts_small_and_stays_in_range():

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from ibau_lite import models
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import (
+    IBAU,
     ANPConfig,
     DPConfig,
     FinePruningConfig,
     FineTuningConfig,
     FTSAMConfig,
-    IBAUConfig,
     NADConfig,
     NeuralCleanseConfig,
     SAUConfig,
@@ -45,7 +45,7 @@ BRIEF = FineTuningConfig(epochs=1, batch_size=8)
 RUNS = {
     "fine_tuning": functools.partial(fine_tuning, config=BRIEF),
     "ibau": functools.partial(
-        ibau, config=IBAUConfig(rounds=1, ball=L2Ball(1.0), inner=Ascent(2), implicit_images=8)
+        ibau, config=IBAU(rounds=1, ball=L2Ball(1.0), inner=Ascent(2), implicit_images=8)
     ),
     "neural_cleanse": functools.partial(
         neural_cleanse, config=NeuralCleanseConfig(search=Inversion(steps=2), targets=(1,))
@@ -67,7 +67,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 # --- what is warned of --------------------------------------------------------------------------
 
 
-def said_of(model: nn.Module, clean: Labelled) -> list[str]:
+def said_of(model: nn.Module, clean: LabelledImages) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fine_tuning(model, clean, config=FineTuningConfig(epochs=1, shift=0))
@@ -87,14 +87,14 @@ class Reader(nn.Module):
         return self.scale * nn.functional.one_hot(read, self.classes)
 
 
-def set_of(labels, answers, classes: int) -> Labelled:
+def set_of(labels, answers, classes: int) -> LabelledImages:
     """Images that `Reader` reads as the answers, with the labels."""
     images = torch.zeros(len(labels), 1, 4, 4)
     images[:, 0, 0, 0] = torch.as_tensor(answers) / classes
-    return Labelled(images, torch.as_tensor(labels))
+    return LabelledImages(images, torch.as_tensor(labels))
 
 
-def read_right(share: float, classes: int, count: int = 860) -> Labelled:
+def read_right(share: float, classes: int, count: int = 860) -> LabelledImages:
     """Some answers are right, the others are drawn from the other classes."""
     draw = torch.Generator().manual_seed(0)
     labels = torch.arange(count) % classes
@@ -129,7 +129,7 @@ def test_a_sorted_clean_set_is_looked_at_everywhere():
     order = data.labels.argsort(stable=True)
     labels = data.labels.clone()
     labels[data.labels >= 2] = (data.labels[data.labels >= 2] - 1) % 8 + 2
-    assert said_of(Reader(10, 0.9), Labelled(data.images, labels)[order])
+    assert said_of(Reader(10, 0.9), LabelledImages(data.images, labels)[order])
 
 
 def test_missing_classes_are_named():
@@ -286,6 +286,6 @@ def test_numbers_of_numpy_are_as_good_as_pythons(tmp_path):
 def test_more_images_than_fit_into_memory_are_refused():
     with pytest.raises(ValueError, match="epoch_images: at most 100,000,000.*1,000,000,000,000"):
         FineTuningConfig(epoch_images=10**12)
-    config = IBAUConfig(rounds=1, ball=L2Ball(1.0), inner=Ascent(1), outer_images=10**12)
+    config = IBAU(rounds=1, ball=L2Ball(1.0), inner=Ascent(1), outer_images=10**12)
     with pytest.raises(ValueError, match=r"at most 100,000,000 .*1,000,000,000,000"):
         ibau(tiny_network(), tiny_images(), config=config)

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ibau_lite import models
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import DPConfig, dp
-from ibau_lite.defenses.dp import with_group_norm
+from ibau_lite.defenses._dp import with_group_norm
 from ibau_lite.testing import DEFENSE_CHECKS, Subject, tiny_images
 
 PUBLIC = DPConfig(epochs=2, batch_size=12, lr=0.05, private=False)
@@ -142,7 +142,7 @@ def test_buffers_that_stay_are_named(model, clean):
 
 def test_it_trains_on_the_training_set_and_on_nothing_else(clean):
     poisoned = tiny_images(96, seed=3)
-    backwards = Labelled(poisoned.images, 3 - poisoned.labels)
+    backwards = LabelledImages(poisoned.images, 3 - poisoned.labels)
     config, network = replace(PUBLIC, epochs=12), models.mlp(192, [16], 4, seed=1)
     result = dp(network, clean, train=backwards, config=config)
     read = result.model(clean.images).argmax(1)
@@ -157,12 +157,12 @@ def test_it_trains_on_the_training_set_and_on_nothing_else(clean):
 def test_a_training_set_that_is_missing_or_does_not_fit(model, clean):
     with pytest.raises(ValueError, match="needs the .poisoned. training set"):
         dp(model, clean)
-    with pytest.raises(TypeError, match="train must be a Labelled"):
+    with pytest.raises(TypeError, match="train must be LabelledImages"):
         dp(model, clean, train=clean.images)
     with pytest.raises(ValueError, match=r"shape \[3, 8, 8\] are expected"):
-        dp(model, clean, train=Labelled(torch.rand(4, 3, 9, 9), torch.zeros(4).long()))
+        dp(model, clean, train=LabelledImages(torch.rand(4, 3, 9, 9), torch.zeros(4).long()))
     with pytest.raises(ValueError, match="label 4, but the model has 4"):
-        dp(model, clean, train=Labelled(clean.images, clean.labels + 1))
+        dp(model, clean, train=LabelledImages(clean.images, clean.labels + 1))
 
 
 def test_without_opacus_the_error_says_what_to_do(model, clean, monkeypatch):

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from ibau_lite.data import Labelled
-from ibau_lite.defenses import EarlyStopping, IBAUConfig, naive
-from ibau_lite.defenses.early_stopping import Watch
+from ibau_lite.data import LabelledImages
+from ibau_lite.defenses import IBAU, EarlyStopping, naive
+from ibau_lite.defenses.early_stopping import EarlyStoppingMonitor
 from ibau_lite.minimax import Ascent
 from ibau_lite.sets import L2Ball
 from ibau_lite.streams import stream
 
-BRIEF = IBAUConfig(rounds=4, ball=L2Ball(1.0), inner=Ascent(2), batch_size=8)
+BRIEF = IBAU(rounds=4, ball=L2Ball(1.0), inner=Ascent(2), batch_size=8)
 
 
 class Sign(nn.Module):
@@ -30,15 +30,17 @@ class Sign(nn.Module):
         return torch.stack([-above, above], 1)
 
 
-def ramp(count: int = 100) -> Labelled:
+def ramp(count: int = 100) -> LabelledImages:
     """First pixels 0.005, 0.015, …, labelled by whether they are above one half."""
     pixels = (torch.arange(count) + 0.5) / count
-    return Labelled(pixels[:, None, None, None].expand(-1, 1, 2, 2).clone(), (pixels > 0.5).long())
+    return LabelledImages(
+        pixels[:, None, None, None].expand(-1, 1, 2, 2).clone(), (pixels > 0.5).long()
+    )
 
 
 def watched(thresholds: list[float], rule: EarlyStopping, shift: float = 0.0):
     model = Sign().eval()
-    watch = Watch(model, ramp(), rule, lambda: torch.full((1, 2, 2), shift))
+    watch = EarlyStoppingMonitor(model, ramp(), rule, lambda: torch.full((1, 2, 2), shift))
     rows = []
     for threshold in thresholds:
         model.threshold.data.fill_(threshold)
@@ -61,7 +63,10 @@ def test_what_is_measured_is_what_a_hand_count_gives():
 def test_what_is_clipped_in_training_is_clipped_where_it_is_judged():
     model = Sign(1.1).eval()  # no pixel of an image gets there
     shift = torch.full((1, 2, 2), 0.5)
-    seen = [Watch(model, ramp(), EarlyStopping(), lambda: shift, clamp=c)() for c in (False, True)]
+    seen = [
+        EarlyStoppingMonitor(model, ramp(), EarlyStopping(), lambda: shift, clamp=c)()
+        for c in (False, True)
+    ]
     # unclipped, the pixels above 0.6 are read as they should be, beside those up to 0.5
     assert seen[0]["worst_case_accuracy"] == pytest.approx(0.9)
     assert seen[1]["worst_case_accuracy"] == pytest.approx(0.5)
@@ -121,7 +126,9 @@ def test_held_out_images_are_not_trained_on(model, clean):
     labels = clean.labels.clone()
     held = order[: round(0.3 * len(clean))]
     labels[held] = (labels[held] + 1) % (int(clean.labels.max()) + 1)
-    runs = [naive(model, each, config=config) for each in (clean, Labelled(clean.images, labels))]
+    runs = [
+        naive(model, each, config=config) for each in (clean, LabelledImages(clean.images, labels))
+    ]
     first, second = (list(run.model.parameters()) for run in runs)
     assert all(torch.equal(a, b) for a, b in zip(first, second))
     a, b = (run.history[0]["held_out_accuracy"] for run in runs)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import FinePruningConfig, fine_pruning
 
 STILL = {"epochs": 1, "lr": 1e-30, "shift": 0, "batch_size": 8}  # fine-tuning that moves nothing
@@ -36,13 +36,13 @@ class Sleeper(nn.Module):
         return self.head(self.relu(self.norm(self.convolution(images))).flatten(1))
 
 
-def quadrants(count: int) -> Labelled:
+def quadrants(count: int) -> LabelledImages:
     images = 0.1 * torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(count) % 4
     for image, label in zip(images, labels.tolist()):
         i, j = 2 * (label // 2), 2 * (label % 2)
         image[:, i : i + 2, j : j + 2] += 0.6
-    return Labelled(images, labels)
+    return LabelledImages(images, labels)
 
 
 @pytest.mark.parametrize("norm", [False, True])

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import FineTuningConfig, fine_tuning
 from ibau_lite.streams import stream
 
 
-def loss_of(model: torch.nn.Module, clean: Labelled) -> float:
+def loss_of(model: torch.nn.Module, clean: LabelledImages) -> float:
     with torch.no_grad():
         return F.cross_entropy(model(clean.images), clean.labels).item()
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ibau_lite.defenses import FTSAMConfig, ft_sam
-from ibau_lite.defenses.ft_sam import sharpest
+from ibau_lite.defenses._ft_sam import sam_perturbation
 from ibau_lite.streams import stream
 
 
@@ -21,7 +21,7 @@ def tensors(seed: int) -> dict[str, torch.Tensor]:
 
 def test_no_shift_in_the_ball_goes_higher():
     theta, slopes, radius = tensors(0), tensors(1), 0.7
-    best = sharpest(theta, slopes, radius)
+    best = sam_perturbation(theta, slopes, radius)
 
     def gain(shift):
         return sum((slopes[n] * shift[n]).sum() for n in theta)
@@ -40,8 +40,10 @@ def test_no_shift_in_the_ball_goes_higher():
 
 def test_nothing_to_climb():
     zero = {"a": torch.zeros(3)}
-    assert torch.equal(sharpest({"a": torch.ones(3)}, zero, 1.0)["a"], torch.zeros(3))
-    assert torch.equal(sharpest({"a": torch.ones(3)}, {"a": None}, 1.0)["a"], torch.zeros(3))
+    assert torch.equal(sam_perturbation({"a": torch.ones(3)}, zero, 1.0)["a"], torch.zeros(3))
+    assert torch.equal(
+        sam_perturbation({"a": torch.ones(3)}, {"a": None}, 1.0)["a"], torch.zeros(3)
+    )
 
 
 def test_two_passes_by_hand(model, clean):

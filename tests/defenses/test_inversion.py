@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.defenses.inversion import Inversion
 
 SEARCH = Inversion(steps=25, batch_size=8)
@@ -34,7 +34,7 @@ def test_all_classes_at_once_are_one_class_after_the_other(chunk, model, clean):
         torch.testing.assert_close(one.path[:, 0], whole.path[:, t], rtol=0, atol=1e-10)
 
 
-def by_hand(model: nn.Module, clean: Labelled, target: int, search: Inversion, seed: int):
+def by_hand(model: nn.Module, clean: LabelledImages, target: int, search: Inversion, seed: int):
     """One class with plain numbers and PyTorch's Adam: the published loop, nothing shared."""
     generator, images = seeded(seed), clean.images.double()
 
@@ -97,12 +97,12 @@ class OnePixel(nn.Module):
         return self.scale * torch.stack(rows, 1)
 
 
-def two_corners() -> Labelled:
+def two_corners() -> LabelledImages:
     images = torch.zeros(16, 1, 6, 6)
     labels = torch.arange(16) % 2
     images[labels == 0, 0, 1, 1] = 1.0
     images[labels == 1, 0, 2, 2] = 1.0
-    return Labelled(images, labels)
+    return LabelledImages(images, labels)
 
 
 def test_the_pixel_that_is_there_is_found_and_the_class_that_cannot_be_reached_is_not():

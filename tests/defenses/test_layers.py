@@ -10,9 +10,9 @@ from ibau_lite import models
 from ibau_lite.defenses.layers import (
     batch_norm_training,
     last_convolution,
+    layer_outputs,
     norm_after,
-    outputs,
-    repeated,
+    reused_layers,
     stages,
 )
 
@@ -70,13 +70,13 @@ def test_networks_without_convolutions():
 def test_outputs_are_those_of_the_last_pass_and_the_hooks_go():
     network = models.small_cnn(5, width=4).eval()
     images = torch.rand(2, 3, 16, 16)
-    with outputs(network, ("3", "0")) as seen:
+    with layer_outputs(network, ("3", "0")) as seen:
         network(torch.rand(4, 3, 16, 16))
         network(images)
     assert torch.equal(seen["0"], network[0](images))
     assert torch.equal(seen["3"], network[:4](images))
     assert not any(module._forward_hooks for module in network.modules())
-    with pytest.raises(ValueError, match="no module 99"), outputs(network, ("99",)):
+    with pytest.raises(ValueError, match="no module 99"), layer_outputs(network, ("99",)):
         pass
 
 
@@ -114,7 +114,7 @@ class Student(nn.Module):
 
 def test_a_module_that_runs_several_times_is_no_stage():
     assert stages(Student(), IMAGE, 3) == ("a", "b")
-    assert repeated(Student(), IMAGE, ["relu", "b"]) == ["relu"]
+    assert reused_layers(Student(), IMAGE, ["relu", "b"]) == ["relu"]
 
 
 def test_a_normalisation_of_something_else_is_not_the_convolutions():

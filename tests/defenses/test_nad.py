@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from ibau_lite import models
 from ibau_lite.defenses import FineTuningConfig, NADConfig, fine_tuning, nad
-from ibau_lite.defenses.nad import attention
+from ibau_lite.defenses._nad import attention
 from ibau_lite.streams import stream
 
 TEACHER = FineTuningConfig(epochs=2, batch_size=8, lr=3e-3)

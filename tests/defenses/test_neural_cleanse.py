@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ibau_lite import models
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import Inversion, NeuralCleanseConfig, neural_cleanse
 
 CONFIG = NeuralCleanseConfig(
@@ -51,12 +51,12 @@ class Doors(nn.Module):
         return self.scale * torch.stack([*rows, fifth], 1)
 
 
-def corners() -> Labelled:
+def corners() -> LabelledImages:
     images, labels = torch.zeros(32, 1, 8, 8), torch.arange(32) % 4
     for image, label in zip(images, labels.tolist()):
         i, j = 5 * (label // 2), 5 * (label % 2)
         image[:, i : i + 3, j : j + 3] = 0.9
-    return Labelled(images, labels)
+    return LabelledImages(images, labels)
 
 
 @pytest.mark.parametrize("back", [True, False])
@@ -87,7 +87,7 @@ def test_targets_are_unlearned_whatever_the_index_says(model, clean):
 
 
 def test_two_classes_have_no_outlier():
-    data = Labelled(torch.rand(8, 3, 8, 8), torch.arange(8) % 2)
+    data = LabelledImages(torch.rand(8, 3, 8, 8), torch.arange(8) % 2)
     with pytest.raises(ValueError, match="2 classes: at least 3"):
         neural_cleanse(models.small_cnn(2, width=2).eval(), data)
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ibau_lite.defenses.outliers import anomaly_index, left_anomaly_index, too_small
+from ibau_lite.defenses.outliers import anomaly_index, left_anomaly_index, small_outliers
 
 SIZES = st.lists(st.floats(1, 1000).map(lambda x: round(x, 3)), min_size=3, max_size=12)
 
@@ -39,15 +39,15 @@ def test_the_left_index_knows_only_sizes_up_to_the_median(values):
 def test_one_small_size_among_many():
     sizes = torch.tensor([50.0, 52.0, 12.0, 47.0, 55.0, 300.0])
     index = anomaly_index(sizes)
-    assert too_small(sizes, index).tolist() == [2]  # 300 is an outlier on the other side
+    assert small_outliers(sizes, index).tolist() == [2]  # 300 is an outlier on the other side
     assert index[5] > 2
-    assert too_small(sizes, index, threshold=float(index[2]) + 1).tolist() == []
+    assert small_outliers(sizes, index, threshold=float(index[2]) + 1).tolist() == []
 
 
 def test_equal_sizes_with_one_exception():
     sizes = torch.tensor([64.0, 64.0, 64.0, 3.0, 64.0])
     assert anomaly_index(sizes).tolist() == [0, 0, 0, float("inf"), 0]
-    assert too_small(sizes, anomaly_index(sizes)).tolist() == [3]
+    assert small_outliers(sizes, anomaly_index(sizes)).tolist() == [3]
     assert anomaly_index(torch.full((4,), 7.0)).tolist() == [0] * 4
 
 

@@ -15,10 +15,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from ibau_lite.door import clean_on_device
+from ibau_lite.searches import AimedUnion, OnePass
 from torch import nn
 
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import (
+    IBAU,
     REGISTRY,
     ANPConfig,
     DeepInspectConfig,
@@ -26,7 +29,6 @@ from ibau_lite.defenses import (
     FinePruningConfig,
     FineTuningConfig,
     FTSAMConfig,
-    IBAUConfig,
     Inversion,
     NADConfig,
     NeuralCleanseConfig,
@@ -36,14 +38,13 @@ from ibau_lite.defenses import (
     protocol,
 )
 from ibau_lite.defenses import defense as decorated
-from ibau_lite.defenses.door import clean_on_device
 from ibau_lite.metrics import Report
-from ibau_lite.minimax import AimedUnion, Ascent, OnePass
+from ibau_lite.minimax import Ascent
 from ibau_lite.sets import L2Ball
 from ibau_lite.testing import CLASSES, DEFENSE_CHECKS, Subject, tiny_images
 
 SEARCH = Inversion(steps=4, batch_size=12)
-BRIEF = IBAUConfig(rounds=2, ball=L2Ball(1.0), inner=Ascent(2), batch_size=12, implicit_images=8)
+BRIEF = IBAU(rounds=2, ball=L2Ball(1.0), inner=Ascent(2), batch_size=12, implicit_images=8)
 TUNING = FineTuningConfig(epochs=1, batch_size=12)
 CONFIGS = {
     "fine_tuning": FineTuningConfig(epochs=2, batch_size=12),
@@ -159,13 +160,13 @@ def test_no_clean_images(name, model, clean):
 
 @ALL
 def test_something_other_than_labelled_images(name, model, clean):
-    with pytest.raises(TypeError, match="must be a Labelled.*got tuple"):
+    with pytest.raises(TypeError, match="must be LabelledImages.*got tuple"):
         defense(name)(model, (clean.images, clean.labels), config=CONFIGS[name])
 
 
 @ALL
 def test_labels_that_the_model_has_no_output_for(name, model, clean):
-    wrong = Labelled(clean.images, clean.labels + 1)
+    wrong = LabelledImages(clean.images, clean.labels + 1)
     with pytest.raises(ValueError, match="has the label 4, but the model has 4 outputs"):
         defense(name)(model, wrong, config=CONFIGS[name])
 
@@ -223,7 +224,7 @@ def test_one_class_only(name, model, clean):
 @ALL
 def test_labels_that_the_model_does_not_know(name, model):
     clean = tiny_images(72)
-    wrong = Labelled(clean.images, (clean.labels + 1) % CLASSES)
+    wrong = LabelledImages(clean.images, (clean.labels + 1) % CLASSES)
     with stops_at_a_warning("which is chance"):
         defense(name)(model, wrong, config=CONFIGS[name])
 
@@ -252,11 +253,11 @@ def test_classes_that_are_numbered_otherwise(share):
     weak = torch.where(torch.rand(430, generator=draw) < share, labels, other)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        clean_on_device(Reads(), Labelled(written(labels), labels))
-        clean_on_device(Reads(), Labelled(written(weak), labels))  # weak, but not mistaken
+        clean_on_device(Reads(), LabelledImages(written(labels), labels))
+        clean_on_device(Reads(), LabelledImages(written(weak), labels))  # weak, but not mistaken
     moved = torch.where(labels < (1 - share) * 43, labels, (labels + 1) % 43)
     with pytest.warns(UserWarning, match="of one label alike, as if it could read 9[678]%"):
-        clean_on_device(Reads(), Labelled(written(labels), moved))
+        clean_on_device(Reads(), LabelledImages(written(labels), moved))
 
 
 @ALL

@@ -11,22 +11,22 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from ibau_lite.searches import OnePass
 from torch import nn
 
 from ibau_lite import models
-from ibau_lite.data import Labelled
-from ibau_lite.defenses import IBAUConfig, ibau
-from ibau_lite.minimax import OnePass
+from ibau_lite.data import LabelledImages
+from ibau_lite.defenses import IBAU, ibau
 from ibau_lite.sets import L2Ball
 from ibau_lite.streams import stream
 
 CLASSES, COUNT, BATCH, SEED = 3, 26, 4, 5
 
 
-def clean_set() -> Labelled:
+def clean_set() -> LabelledImages:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(COUNT, 3, 8, 8, generator=generator)
-    return Labelled(images, torch.randint(CLASSES, (COUNT,), generator=generator))
+    return LabelledImages(images, torch.randint(CLASSES, (COUNT,), generator=generator))
 
 
 def network(kind: str) -> nn.Module:
@@ -43,7 +43,9 @@ def network(kind: str) -> nn.Module:
     return model.eval()
 
 
-def released_by_hand(model: nn.Module, clean: Labelled, rounds: int, gtsrb: bool, radius: float):
+def released_by_hand(
+    model: nn.Module, clean: LabelledImages, rounds: int, gtsrb: bool, radius: float
+):
     """The whole algorithm of the published code; returns the new weights and the last δ."""
     model = copy.deepcopy(model).eval()
     parameters = list(model.parameters())
@@ -103,9 +105,9 @@ def released_by_hand(model: nn.Module, clean: Labelled, rounds: int, gtsrb: bool
     return dict(model.named_parameters()), delta
 
 
-def config(gtsrb: bool, radius: float, **changes) -> IBAUConfig:
+def config(gtsrb: bool, radius: float, **changes) -> IBAU:
     inner = OnePass(1.0, "adam", BATCH) if gtsrb else OnePass(10.0, "sgd", BATCH)
-    return IBAUConfig.released(
+    return IBAU.released(
         gtsrb=gtsrb,
         ball=L2Ball(radius),
         inner=inner,
@@ -135,7 +137,7 @@ def test_two_rounds_end_at_the_same_weights(kind, gtsrb, radius):
 
 
 def test_the_defaults_are_the_published_numbers():
-    cifar, gtsrb = IBAUConfig.released(), IBAUConfig.released(gtsrb=True)
+    cifar, gtsrb = IBAU.released(), IBAU.released(gtsrb=True)
     assert cifar.inner == OnePass(10.0, "sgd", 100) and gtsrb.inner == OnePass(1.0, "adam", 100)
     assert (cifar.clamp, gtsrb.clamp) == (False, True)
     for recipe in (cifar, gtsrb):
@@ -144,4 +146,4 @@ def test_the_defaults_are_the_published_numbers():
         assert (recipe.implicit_images, recipe.inner_labels) == (100, "predicted")
         assert not recipe.on_ball and not recipe.decay and not recipe.flip and not recipe.shift
         assert recipe.solver.step == 0.1 and recipe.solver.max_iter == 5
-    assert IBAUConfig.released(rounds=1).rounds == 1
+    assert IBAU.released(rounds=1).rounds == 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ibau_lite.defenses import SAUConfig, sau
-from ibau_lite.defenses.sau import _divergence, _not_class, _shared_example
+from ibau_lite.defenses._sau import _divergence, _not_class, _shared_example
 
 
 def logits(seed: int, scale: float = 3.0) -> torch.Tensor:

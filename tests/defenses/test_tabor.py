@@ -8,18 +8,18 @@ import torch
 import torch.nn.functional as F
 
 from ibau_lite.defenses import Inversion, TaborConfig, tabor
-from ibau_lite.defenses.inversion import Candidates
-from ibau_lite.defenses.tabor import _penalty, _term, elastic_net, squared_variation
+from ibau_lite.defenses._tabor import _penalty, _term, elastic_net, squared_variation
+from ibau_lite.defenses.inversion import CandidateTriggers
 
 
-def candidates(model) -> Candidates:
+def candidates(model) -> CandidateTriggers:
     draw = torch.Generator().manual_seed(0)
     masks, patterns, images = (
         torch.rand(*shape, generator=draw, dtype=torch.float64)
         for shape in ((2, 1, 8, 8), (2, 3, 8, 8), (5, 3, 8, 8))
     )
     labels = torch.tensor([0, 1, 2, 3, 1])
-    return Candidates(model.double(), masks, patterns, torch.tensor([1, 3]), images, labels)
+    return CandidateTriggers(model.double(), masks, patterns, torch.tensor([1, 3]), images, labels)
 
 
 def test_elastic_net_and_variation_are_their_formulas():

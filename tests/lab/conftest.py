@@ -10,7 +10,7 @@ import torch
 
 from ibau_lab import Victim, victim
 from ibau_lite.attacks import Attack, badnets
-from ibau_lite.data import Dataset, Labelled
+from ibau_lite.data import Dataset, LabelledImages
 from ibau_lite.models import small_cnn
 from ibau_lite.training import Recipe
 
@@ -18,12 +18,12 @@ BUILD = functools.partial(small_cnn, 2, width=2)
 RECIPE = Recipe(epochs=1, batch_size=16)
 
 
-def shades(count: int, seed: int) -> Labelled:
+def shades(count: int, seed: int) -> LabelledImages:
     """Noise that is dark for class 0 and bright for class 1."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 2
     noise = torch.rand(count, 3, 8, 8, generator=generator)
-    return Labelled(0.3 * noise + 0.4 * labels[:, None, None, None], labels)
+    return LabelledImages(0.3 * noise + 0.4 * labels[:, None, None, None], labels)
 
 
 def make_dataset(seed: int = 0) -> Dataset:

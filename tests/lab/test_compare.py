@@ -14,7 +14,7 @@ from ibau_lab.compare import Outcome
 from ibau_lab.contenders import CONTENDERS
 from ibau_lab.plan import TABLES, Cell, contestants, plan
 from ibau_lab.published import FEATURES, PUBLISHED
-from ibau_lite.attacks.talk import SEVEN_TARGETS
+from ibau_lite.attacks.named import SEVEN_TARGETS
 
 
 def record(cell: Cell, drop: float, asr: float, **more: Any) -> dict[str, Any]:

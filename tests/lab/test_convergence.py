@@ -200,6 +200,6 @@ def test_newton_names_what_is_wrong():
 
 
 def _labelled():
-    from ibau_lite.data import Labelled
+    from ibau_lite.data import LabelledImages
 
-    return Labelled(torch.rand(5, 1, 2, 2), torch.arange(5) % 3)
+    return LabelledImages(torch.rand(5, 1, 2, 2), torch.arange(5) % 3)

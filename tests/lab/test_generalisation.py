@@ -11,7 +11,7 @@ from ibau_lab import generalisation_linear as linear
 from ibau_lab import generalisation_networks as networks
 from ibau_lab import read
 from ibau_lite import models
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 
 F64 = torch.float64
 
@@ -72,13 +72,13 @@ def test_the_records_of_the_linear_experiment_resume(tmp_path, monkeypatch) -> N
     assert read(results) == records
 
 
-def blobs(n: int = 60, seed: int = 0) -> Labelled:
+def blobs(n: int = 60, seed: int = 0) -> LabelledImages:
     """Two classes of 1×2×2 images, light and dark."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 2
     images = 0.3 + 0.4 * labels.float()[:, None, None, None]
     noise = 0.1 * torch.rand(n, 1, 2, 2, generator=generator)
-    return Labelled(images + noise, labels)
+    return LabelledImages(images + noise, labels)
 
 
 def test_the_worst_delta_found_keeps_to_the_ball_and_only_adds_errors() -> None:
@@ -100,7 +100,7 @@ def test_the_steepest_gradient_of_a_linear_network_is_its_norm() -> None:
 
 
 def test_noisy_labels_are_the_share_that_was_asked_for() -> None:
-    part = Labelled(torch.zeros(4000, 1, 1, 1), torch.zeros(4000, dtype=torch.int64))
+    part = LabelledImages(torch.zeros(4000, 1, 1, 1), torch.zeros(4000, dtype=torch.int64))
     changed = (networks.noisy(part, 0.5, 0).labels != 0).double().mean()
     assert float(changed) == pytest.approx(0.5 * 0.9, abs=0.03)
     assert torch.equal(networks.noisy(part, 0.0, 0).labels, part.labels)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ibau_lab import hiding
 from ibau_lite.attacks import AllToOne, Attack
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 
 CLASSES, SIDE = 3, 4
 
@@ -35,11 +35,11 @@ def bright_corner(images: Tensor) -> Tensor:
 ATTACK = Attack("corner", ((bright_corner, AllToOne(1)),))
 
 
-def part() -> Labelled:
+def part() -> LabelledImages:
     labels = torch.arange(CLASSES).repeat(4)
     images = torch.zeros(len(labels), 1, SIDE, SIDE)
     images[torch.arange(len(labels)), 0, 0, labels] = 1
-    return Labelled(images, labels)
+    return LabelledImages(images, labels)
 
 
 def seen(strength: float) -> dict:

@@ -11,14 +11,14 @@ import torch
 from ibau_lab.shipping import ship
 from ibau_lite.attacks import badnets, control
 from ibau_lite.models import small_cnn
-from ibau_lite.zoo import SUMS, names, receive, receive_attack
+from ibau_lite.zoo import SUMS, load_attack, load_from, names
 
 
 def test_what_was_shipped_arrives_rounded_to_float16(tmp_path: Path) -> None:
     model, attack = small_cnn(4, width=2, seed=1), control(badnets(2))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     ship(model, attack, tmp_path, "net", {"seed": 1})
-    received = receive(tmp_path, "net", small_cnn(4, width=2))
+    received = load_from(tmp_path, "net", small_cnn(4, width=2))
     assert received.attack == attack and received.metadata == {"seed": 1}
     assert not received.model.training
     for name, value in received.model.state_dict().items():
@@ -39,15 +39,15 @@ def test_digests_are_those_that_sha256sum_checks(tmp_path: Path) -> None:
 def test_files_that_were_changed_or_never_shipped_are_refused(tmp_path: Path) -> None:
     weights, _ = ship(small_cnn(4, width=2), badnets(2), tmp_path, "net")
     with pytest.raises(FileNotFoundError, match="there are net"):
-        receive(tmp_path, "other", small_cnn(4, width=2))
+        load_from(tmp_path, "other", small_cnn(4, width=2))
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     with pytest.raises(ValueError, match="not the file that"):
-        receive(tmp_path, "net", small_cnn(4, width=2))
-    assert receive_attack(tmp_path, "net") == badnets(2)  # its own file is untouched
+        load_from(tmp_path, "net", small_cnn(4, width=2))
+    assert load_attack(tmp_path, "net") == badnets(2)  # its own file is untouched
     with pytest.raises(FileNotFoundError, match="no networks"):
-        receive(tmp_path / "empty", "net", small_cnn(4, width=2))
+        load_from(tmp_path / "empty", "net", small_cnn(4, width=2))
 
 
 def test_weights_beyond_float16_are_refused(tmp_path: Path) -> None:

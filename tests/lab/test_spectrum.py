@@ -12,7 +12,7 @@ import torch
 from ibau_lab import convergence, read, spectrum
 from ibau_lab.first_run import Experiment
 from ibau_lite import checkpoints
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
 from ibau_lite.minimax import Risk
 from ibau_lite.models import mlp
 
@@ -21,9 +21,9 @@ def network(seed: int = 0):
     return mlp(64, (4,), 10, seed=seed).eval()
 
 
-def part(count: int = 10) -> Labelled:
+def part(count: int = 10) -> LabelledImages:
     generator = torch.Generator().manual_seed(0)
-    return Labelled(torch.rand(count, 1, 8, 8, generator=generator), torch.arange(count) % 10)
+    return LabelledImages(torch.rand(count, 1, 8, 8, generator=generator), torch.arange(count) % 10)
 
 
 def test_ends_of_the_spectrum_multiplier_and_operator_are_those_of_dense_matrices():

@@ -10,7 +10,7 @@ import torch
 from ibau_lab import describe, read, tuning
 from ibau_lab.contenders import contender
 from ibau_lab.zoo import members
-from ibau_lite.data import Dataset, Labelled
+from ibau_lite.data import Dataset, LabelledImages
 from ibau_lite.streams import VERSION
 
 
@@ -80,8 +80,10 @@ def test_what_the_book_has_on_record_is_in_its_table(data: str) -> None:
 def test_what_is_measured_on_is_of_no_table() -> None:
     generator = torch.Generator().manual_seed(0)
 
-    def part(count: int) -> Labelled:
-        return Labelled(torch.rand(count, 1, 2, 2, generator=generator), torch.arange(count) % 3)
+    def part(count: int) -> LabelledImages:
+        return LabelledImages(
+            torch.rand(count, 1, 2, 2, generator=generator), torch.arange(count) % 3
+        )
 
     train, test = part(7_100), part(10)
     names = ("a", "b", "c")

@@ -115,7 +115,7 @@ def test_a_training_that_was_killed_goes_on_after_its_last_epoch(
         return real(images, index)
 
     with monkeypatch.context() as patched:
-        patched.setattr("ibau_lite.attacks.Poisoned.stamp", killed)
+        patched.setattr("ibau_lite.attacks.PoisonedSet.stamp", killed)
         with pytest.raises(KeyboardInterrupt):
             make(dataset, tmp_path / "killed", recipe=recipe)
     assert [path.suffix for path in (tmp_path / "killed").iterdir()] == [".pt"]

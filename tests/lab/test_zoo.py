@@ -18,7 +18,7 @@ from ibau_lab.courses import course
 from ibau_lab.undefended import SEVEN, UNDEFENDED
 from ibau_lab.zoo import Zoo, members, table
 from ibau_lite import zoo as shelf
-from ibau_lite.data import Dataset, Labelled
+from ibau_lite.data import Dataset, LabelledImages
 from ibau_lite.metrics import attack_success_rate
 from ibau_lite.models import small_cnn
 from ibau_lite.streams import VERSION
@@ -30,12 +30,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:trojan_:RuntimeWarning")
 BUILD = functools.partial(small_cnn, 10, width=2)
 
 
-def tens(count: int, seed: int) -> Labelled:
+def tens(count: int, seed: int) -> LabelledImages:
     """Noise whose brightness is its class, one of ten, as the talk's targets need."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 10
     noise = torch.rand(count, 3, 8, 8, generator=generator)
-    return Labelled(0.5 * noise + 0.05 * labels[:, None, None, None], labels)
+    return LabelledImages(0.5 * noise + 0.05 * labels[:, None, None, None], labels)
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_the_shipped_networks_are_those_of_the_evidence() -> None:
                 assert settings["network"] == network
                 assert settings["recipe"] == asdict(course(experiment, "cpu", member.attack))
             assert (settings["rate"], settings["seed"]) == (member.rate, 0)
-            assert settings["attack"] == shelf.receive_attack(shelf.FOLDER, name).to_dict()
+            assert settings["attack"] == shelf.load_attack(shelf.FOLDER, name).to_dict()
     assert len(versions) == 1
 
 

@@ -70,7 +70,7 @@ def test_stamping_refuses_other_shapes_and_a_gain_of_nothing() -> None:
 
 
 def test_readings_mark_each_wrong_answer_and_no_right_one() -> None:
-    figure = plots.readings(
+    figure = plots.predictions(
         torch.zeros(2, 3, 4, 4), ["clean", "stamped"], {"net": ["cat", "dog"]}, ["cat", "cat"]
     )
     assert [axes.get_title() for axes in figure.axes] == ["clean", "stamped"]
@@ -81,4 +81,4 @@ def test_readings_mark_each_wrong_answer_and_no_right_one() -> None:
 
 def test_readings_refuse_a_missing_answer() -> None:
     with pytest.raises(ValueError, match="net: 2 are expected"):
-        plots.readings(torch.zeros(2, 3, 4, 4), ["a", "b"], {"net": ["cat"]}, ["cat", "cat"])
+        plots.predictions(torch.zeros(2, 3, 4, 4), ["a", "b"], {"net": ["cat"]}, ["cat", "cat"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ibau_lite.plots.numerics import Panel, lines, spectra
+from ibau_lite.plots.numerics import Panel, eigenvalue_stems, lines
 from ibau_lite.plots.style import SERIES
 
 
@@ -44,7 +44,7 @@ def test_a_panel_refuses_what_it_cannot_draw(wrong: dict, complaint: str) -> Non
 
 def test_spectra_tell_the_signs_apart_and_share_one_axis() -> None:
     weights = torch.tensor([0.25, 0.75])
-    figure = spectra(
+    figure = eigenvalue_stems(
         {"A": (torch.tensor([-1.0, 2.0]), weights), "M": ([3.0, 5.0], None)},
         xlabel="eigenvalue",
         marks={"λ": 4.0},
@@ -64,8 +64,8 @@ def test_spectra_tell_the_signs_apart_and_share_one_axis() -> None:
 
 def test_spectra_and_lines_refuse_nothing_and_misfits() -> None:
     with pytest.raises(ValueError, match="at least one matrix"):
-        spectra({}, xlabel="x")
+        eigenvalue_stems({}, xlabel="x")
     with pytest.raises(ValueError, match="A: 2 values, but 1 weights"):
-        spectra({"A": ([1.0, 2.0], [1.0])}, xlabel="x")
+        eigenvalue_stems({"A": ([1.0, 2.0], [1.0])}, xlabel="x")
     with pytest.raises(ValueError, match="at least one"):
         lines()

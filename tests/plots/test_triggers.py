@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ibau_lite import plots
-from ibau_lite.plots.triggers import spectrum
+from ibau_lite.plots.triggers import amplitude_spectrum
 
 
 def shown(axes) -> np.ndarray:
@@ -16,17 +16,17 @@ def shown(axes) -> np.ndarray:
 
 def test_a_wave_is_two_points_of_the_spectrum_at_its_frequency() -> None:
     wave = torch.sin(2 * math.pi * 5 * torch.arange(32) / 32).expand(3, 32, 32)
-    peaks = (spectrum(wave) > 0.5).nonzero().tolist()
+    peaks = (amplitude_spectrum(wave) > 0.5).nonzero().tolist()
     assert peaks == [[16, 11], [16, 21]]  # row 0 Hz, columns ± 5 from the middle
 
 
 def test_a_constant_is_the_middle_and_a_dot_is_everywhere() -> None:
-    flat = spectrum(torch.full((1, 8, 8), 0.3))
+    flat = amplitude_spectrum(torch.full((1, 8, 8), 0.3))
     assert flat[4, 4] == 1 and flat.sum() == pytest.approx(1)
     dot = torch.zeros(1, 8, 8)
     dot[0, 2, 3] = 1
-    torch.testing.assert_close(spectrum(dot), torch.ones(8, 8, dtype=torch.float64))
-    assert not spectrum(torch.zeros(3, 8, 8)).any()
+    torch.testing.assert_close(amplitude_spectrum(dot), torch.ones(8, 8, dtype=torch.float64))
+    assert not amplitude_spectrum(torch.zeros(3, 8, 8)).any()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -46,7 +46,7 @@ def test_gallery_shows_image_difference_and_spectrum_of_each_trigger(channels: i
     outside[5:7, 5:7] = 0
     assert not outside.any()
     drawn = shown(axes[2, 2])
-    expected = spectrum(square - original).clamp_min(1e-3).log10().numpy()
+    expected = amplitude_spectrum(square - original).clamp_min(1e-3).log10().numpy()
     np.testing.assert_allclose(drawn, expected)
     assert axes[2, 2].images[0].get_clim() == (-3, 0)
 
@@ -68,4 +68,4 @@ def test_gallery_refuses(original, stamped, gain, says) -> None:
 
 def test_spectrum_refuses_a_batch() -> None:
     with pytest.raises(ValueError, match=r"\[C, H, W\]"):
-        spectrum(torch.zeros(2, 3, 8, 8))
+        amplitude_spectrum(torch.zeros(2, 3, 8, 8))

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ibau_lite.plots.style import INK, SERIES, blank, plain
+from ibau_lite.plots.style import INK, SERIES, new_figure, style_axes
 
 __all__ = ["distributions", "errors_and_bounds", "lines"]
 
@@ -28,7 +28,7 @@ def errors_and_bounds(
     """
     if not panels or not all(panels.values()):
         raise ValueError("panels: at least one with at least one row is expected, got none")
-    figure, [axes] = blank(1, len(panels), 4.2 * len(panels), 3.6)
+    figure, [axes] = new_figure(1, len(panels), 4.2 * len(panels), 3.6)
     for place, (title, rows) in zip(axes, panels.items(), strict=True):
         for number, K in enumerate(sorted({row["K"] for row in rows})):
             some = sorted((row for row in rows if row["K"] == K), key=lambda row: row["T"])
@@ -37,7 +37,7 @@ def errors_and_bounds(
             error = [max(floor, row["error"]) for row in some]
             place.plot(T, error, color=colour, marker=marker, markersize=4, label=f"K = {K}")
             place.plot(T, [max(floor, row[bound]) for row in some], "--", color=colour)
-        plain(place)
+        style_axes(place)
         place.set_yscale("log")
         place.set_xlabel("T, steps of the inner ascent", color=INK)
         place.set_title(title, fontsize=10, color=INK, pad=20)
@@ -64,7 +64,7 @@ def lines(
     """
     if not panels or not all(panels.values()):
         raise ValueError("panels: at least one with at least one curve is expected, got none")
-    figure, [axes] = blank(1, len(panels), 4.2 * len(panels), 3.6)
+    figure, [axes] = new_figure(1, len(panels), 4.2 * len(panels), 3.6)
     for place, (title, curves) in zip(axes, panels.items(), strict=True):
         for number, (name, (x, y)) in enumerate(curves.items()):
             if len(x) != len(y):
@@ -72,7 +72,7 @@ def lines(
             colour, _, marker = SERIES[number % len(SERIES)]
             style = {"linestyle": "--"} if name in dashed else {"marker": marker, "markersize": 4}
             place.plot(x, y, color=colour, label=name, **style)
-        plain(place)
+        style_axes(place)
         place.set_xscale(xscale)
         place.set_yscale(yscale)
         place.set_xlabel(xlabel, color=INK)
@@ -97,7 +97,7 @@ def distributions(
     if not panels or not all(panels.values()):
         raise ValueError("panels: at least one with at least one spectrum is expected, got none")
     # One below the other: side by side, three would be too small to read on a phone.
-    figure, column = blank(len(panels), 1, 6.4, 0.4 + 2.3 * len(panels))
+    figure, column = new_figure(len(panels), 1, 6.4, 0.4 + 2.3 * len(panels))
     for [place], (title, spectra) in zip(column, panels.items(), strict=True):
         for number, (name, seen) in enumerate(spectra.items()):
             pairs = sorted(zip(seen["values"], seen["weights"], strict=True))
@@ -111,7 +111,7 @@ def distributions(
             ends = [values[0], values[-1]], [heights[0], heights[-1]]
             place.plot(*ends, linestyle="", marker=marker, color=colour, markersize=5)
         place.axvline(0, color=INK, linestyle=":", linewidth=1.2)
-        plain(place)
+        style_axes(place)
         place.set_xscale("symlog", linthresh=threshold)
         place.set_ylabel("below (%)", color=INK)
         place.set_title(title, fontsize=10, color=INK)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from ibau_lite.plots.style import FAINT, INK, SERIES, blank, plain
+from ibau_lite.plots.style import FAINT, INK, SERIES, new_figure, style_axes
 
 __all__ = ["OURS", "TALK", "over_setting", "paths", "price"]
 
@@ -40,7 +40,7 @@ def price(
     """
     figure, places = _grid(panels)
     for place, (label, rows) in zip(places, panels.items(), strict=True):
-        plain(place, grid="both")
+        style_axes(place, grid="both")
         corner = Rectangle((-100, -100), 100 + 100 * kept, 100 + 100 * removed)
         corner.set(facecolor="#e4efe9", edgecolor=SERIES[2][0], linewidth=0.8, zorder=0)
         place.add_patch(corner)
@@ -80,7 +80,7 @@ def over_setting(
     figure, places = _grid(panels)
     ticks = sorted({x for panel in panels.values() for runs in panel.values() for x in runs})
     for place, (label, panel) in zip(places, panels.items(), strict=True):
-        plain(place)
+        style_axes(place)
         if line is not None:
             place.axhline(100 * line, color=INK, linestyle=":", linewidth=1)
         for name, runs in panel.items():
@@ -111,7 +111,7 @@ def paths(
     figure, places = _grid(panels)
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     for place, (label, panel) in zip(places, panels.items(), strict=True):
-        plain(place)
+        style_axes(place)
         for name, values in panel.items():
             colour, _, marker = SERIES[names.index(name) % len(SERIES)]
             dash = ("-", "--", ":")[names.index(name) % 3]
@@ -131,7 +131,7 @@ def _grid(panels: Mapping[str, object]) -> tuple[Figure, list[Axes]]:
     columns = min(_COLUMNS, len(panels))
     lines = -(-len(panels) // columns)
     width = max(2.5, 7.5 / columns) if columns > 1 else 4.0
-    figure, axes = blank(
+    figure, axes = new_figure(
         lines, columns, width * columns, 0.6 + (2.0 if columns > 2 else 2.4) * lines
     )
     places = [place for line in axes for place in line]

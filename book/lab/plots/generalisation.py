@@ -11,7 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ibau_lite.plots.style import INK, SERIES, blank, plain
+from ibau_lite.plots.style import INK, SERIES, new_figure, style_axes
 
 __all__ = ["bound_terms", "gaps", "laws", "orders"]
 
@@ -29,10 +29,10 @@ def bound_terms(
     if not panels or not all(panels.values()):
         raise ValueError("panels: at least one row for each is expected, got none")
     # One below the other: side by side, three would be too small to read on a phone.
-    figure, column = blank(len(panels), 1, 6.4, 1.0 + 2.1 * len(panels))
+    figure, column = new_figure(len(panels), 1, 6.4, 1.0 + 2.1 * len(panels))
     axes = [place for [place] in column]
     for place, (title, rows) in zip(axes, panels.items(), strict=True):
-        plain(place)
+        style_axes(place)
         bottom = [0.0] * len(rows)
         for number, term in enumerate(_TERMS):
             colour, hatch, _ = SERIES[number]
@@ -75,8 +75,8 @@ def laws(
     for name, values in series.items():
         if len(values) != len(x) or not all(value > 0 for value in values):
             raise ValueError(f"series[{name!r}]: {len(x)} positive numbers are expected")
-    figure, [[place]] = blank(1, 1, 5.4, 3.4)
-    plain(place, grid="both")
+    figure, [[place]] = new_figure(1, 1, 5.4, 3.4)
+    style_axes(place, grid="both")
     for number, (name, values) in enumerate(series.items()):
         colour, _, marker = SERIES[number % len(SERIES)]
         dash = "-" if number % 2 == 0 else "--"
@@ -106,8 +106,8 @@ def gaps(rows: Sequence[Mapping[str, Any]]) -> Figure:
         raise ValueError("rows: at least one draw is expected, got none")
     pairs = sorted((r["left"] - r["sample_error"], r["total"] - r["sample_error"]) for r in rows)
     measured, allowed = zip(*pairs, strict=True)
-    figure, [[place]] = blank(1, 1, 5.4, 3.4)
-    plain(place)
+    figure, [[place]] = new_figure(1, 1, 5.4, 3.4)
+    style_axes(place)
     for number, (name, values) in enumerate((("measured gap", measured), ("allowed gap", allowed))):
         colour, _, marker = SERIES[number]
         place.plot(values, marker, color=colour, markersize=4, label=name)
@@ -128,8 +128,8 @@ def orders(
     points = [point for group in groups.values() for point in group]
     if not points or not all(0 < x < math.inf for x, _ in points):
         raise ValueError("groups: points with a positive finite x are expected")
-    figure, [[place]] = blank(1, 1, 5.4, 3.6)
-    plain(place, grid="both")
+    figure, [[place]] = new_figure(1, 1, 5.4, 3.6)
+    style_axes(place, grid="both")
     for number, (name, group) in enumerate(groups.items()):
         colour, _, marker = SERIES[number % len(SERIES)]
         x, y = zip(*group, strict=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from ibau_lite.plots.style import FAINT, INK, SERIES, blank, plain
+from ibau_lite.plots.style import FAINT, INK, SERIES, new_figure, style_axes
 
 __all__ = ["per_row"]
 
@@ -32,9 +32,9 @@ def per_row(
         raise ValueError("panels: at least one value is expected, got none")
     if reference is not None and reference not in rows:
         raise ValueError(f"reference: one of the rows {rows} is expected, got {reference!r}")
-    figure, axes = blank(1, len(panels), 2.2 + 2.6 * len(panels), 1.1 + 0.28 * len(rows))
+    figure, axes = new_figure(1, len(panels), 2.2 + 2.6 * len(panels), 1.1 + 0.28 * len(rows))
     for place, (label, series) in zip(axes[0], panels.items(), strict=True):
-        plain(place, grid="x")
+        style_axes(place, grid="x")
         for number, (name, values) in enumerate(series.items()):
             colour, _, marker = SERIES[number % len(SERIES)]
             off = 0.26 * (number - (len(series) - 1) / 2)

@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ibau_lite.plots.style import INK, blank, plain
+from ibau_lite.plots.style import INK, new_figure, style_axes
 
-__all__ = ["confusion"]
+__all__ = ["confusion_matrices"]
 
 
-def confusion(labels: Tensor, answers: Mapping[str, Tensor], classes: int) -> Figure:
+def confusion_matrices(labels: Tensor, answers: Mapping[str, Tensor], classes: int) -> Figure:
     """Confusion matrices side by side: of the images of each true class, the share of each answer.
 
     `labels` int64 [n]; `answers`, title → int64 [n] of the same images. A δ that leads all images
@@ -24,7 +24,7 @@ def confusion(labels: Tensor, answers: Mapping[str, Tensor], classes: int) -> Fi
     """
     if not answers:
         raise ValueError("nothing to draw: answers is empty")
-    figure, (places,) = blank(1, len(answers), 1.0 + 2.9 * len(answers), 3.2)
+    figure, (places,) = new_figure(1, len(answers), 1.0 + 2.9 * len(answers), 3.2)
     for place, (title, given) in zip(places, answers.items(), strict=True):
         if given.shape != labels.shape:
             raise ValueError(
@@ -34,7 +34,7 @@ def confusion(labels: Tensor, answers: Mapping[str, Tensor], classes: int) -> Fi
         counts = torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).double()
         shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
         drawn = place.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-        plain(place)
+        style_axes(place)
         place.grid(visible=False)
         place.set_title(title, fontsize=10, color=INK)
         place.set_xlabel("answer", color=INK)

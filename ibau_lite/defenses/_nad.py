@@ -17,17 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ibau_lite.data import Labelled
-from ibau_lite.defenses.fine_tuning import FineTuningConfig, fine_tuning
-from ibau_lite.defenses.layers import batch_norm_training, outputs, repeated, stages
-from ibau_lite.defenses.passes import PassesConfig, passes
-from ibau_lite.defenses.protocol import Outcome, Run, defense
+from ibau_lite.data import LabelledImages
+from ibau_lite.defenses._fine_tuning import FineTuningConfig, fine_tuning
+from ibau_lite.defenses.epochs import EpochsConfig, run_epochs
+from ibau_lite.defenses.layers import batch_norm_training, layer_outputs, reused_layers, stages
+from ibau_lite.protocol import Outcome, Run, defense
 
 __all__ = ["NADConfig", "attention", "nad"]
 
 
 @dataclass(frozen=True)
-class NADConfig(PassesConfig):
+class NADConfig(EpochsConfig):
     """Settings of `nad`: the student's SGD (momentum 0.9, Nesterov), β, layers, and the teacher.
 
     `lr` falls by ten after a tenth of the epochs. `betas` belong to `layers`, or, where these are
@@ -64,7 +64,7 @@ class NADConfig(PassesConfig):
 
 
 @defense(NADConfig)
-def nad(student: nn.Module, clean: Labelled, config: NADConfig, run: Run) -> Outcome:
+def nad(student: nn.Module, clean: LabelledImages, config: NADConfig, run: Run) -> Outcome:
     """Fine-tune a teacher, then distil its attention into the student.
 
     The history has one row a pass of the student (loss, and attention, the weighted sum of the
@@ -80,10 +80,10 @@ def nad(student: nn.Module, clean: Labelled, config: NADConfig, run: Run) -> Out
     optimizer, schedule = _sgd(student, config, len(clean))
 
     def step(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        with torch.no_grad(), outputs(tuned.model, layers) as wanted:
+        with torch.no_grad(), layer_outputs(tuned.model, layers) as wanted:
             tuned.model(images)
         with (
-            outputs(student, layers) as seen,
+            layer_outputs(student, layers) as seen,
             batch_norm_training(student, images, config.batch_statistics),
         ):
             logits = student(images)
@@ -100,7 +100,7 @@ def nad(student: nn.Module, clean: Labelled, config: NADConfig, run: Run) -> Out
         schedule.step()
         return {"loss": loss, "attention": distance}
 
-    history = passes(student, clean, config, step, run)
+    history = run_epochs(student, clean, config, step, run)
     details = {"layers": layers, "teacher": tuned.model, "teacher_history": tuned.history}
     return student, history, details
 
@@ -121,15 +121,15 @@ def _sgd(
         weight_decay=config.weight_decay,
     )
     fall = torch.optim.lr_scheduler.MultiStepLR(
-        optimizer, [max(1, config.batches(images) // 10)], gamma=0.1
+        optimizer, [max(1, config.total_batches(images) // 10)], gamma=0.1
     )
     return optimizer, fall
 
 
 def _check_layers(model: nn.Module, layers: tuple[str, ...], image: Tensor) -> None:
-    with torch.no_grad(), outputs(model, layers) as seen:
+    with torch.no_grad(), layer_outputs(model, layers) as seen:
         model(image)
-    several = repeated(model, image, layers)
+    several = reused_layers(model, image, layers)
     if several:
         raise ValueError(f"layers: modules that run once in a pass are expected, not {several}")
     wrong = [name for name in layers if seen[name].ndim != 4]

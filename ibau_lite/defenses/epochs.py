@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ibau_lite.data import Labelled
-from ibau_lite.defenses.protocol import Run, check_finite
-from ibau_lite.kinds import check_kinds
-from ibau_lite.training import augment, check_total, reshuffled
+from ibau_lite._kinds import check_kinds
+from ibau_lite.data import LabelledImages
+from ibau_lite.protocol import Run, check_finite
+from ibau_lite.training import augment, check_total, shuffled_positions
 
-__all__ = ["AdamSteps", "PassesConfig", "Step", "passes"]
+__all__ = ["AdamSteps", "BatchStep", "EpochsConfig", "run_epochs"]
 
-Step = Callable[[Tensor, Tensor], dict[str, Tensor]]
+BatchStep = Callable[[Tensor, Tensor], dict[str, Tensor]]
 """`(images, labels)` of a batch → what the step measured, its "loss" among it; θ has moved."""
 
 
 @dataclass(frozen=True)
-class PassesConfig:
+class EpochsConfig:
     """What all defences that pass over the clean set can be told: `epochs` passes, in batches.
 
     `epoch_images`: how many images an epoch passes over, the clean set again and again where it has
@@ -50,21 +50,21 @@ class PassesConfig:
         if self.shift < 0:
             raise ValueError(f"shift is a number of pixels >= 0, got {self.shift}")
 
-    def passed(self, count: int) -> int:
+    def images_per_epoch(self, count: int) -> int:
         """Images of one pass over a clean set of `count`."""
         return self.epoch_images or count
 
-    def batches(self, count: int) -> int:
+    def total_batches(self, count: int) -> int:
         """Batches of all passes over a clean set of `count`."""
-        return self.epochs * -(-self.passed(count) // self.batch_size)
+        return self.epochs * -(-self.images_per_epoch(count) // self.batch_size)
 
 
 class AdamSteps:
     """Adam with a linearly falling step, the same for all: what differs is the loss alone."""
 
-    def __init__(self, model: nn.Module, config: PassesConfig, images: int) -> None:
+    def __init__(self, model: nn.Module, config: EpochsConfig, images: int) -> None:
         self._optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-        steps = config.batches(images)
+        steps = config.total_batches(images)
         self._decay = torch.optim.lr_scheduler.LinearLR(self._optimizer, 1.0, 0.0, steps)
 
     def __call__(self, loss: Tensor) -> None:
@@ -75,11 +75,11 @@ class AdamSteps:
         self._decay.step()
 
 
-def passes(
+def run_epochs(
     model: nn.Module,
-    clean: Labelled,
-    config: PassesConfig,
-    step: Step,
+    clean: LabelledImages,
+    config: EpochsConfig,
+    step: BatchStep,
     run: Run,
     *,
     look: Callable[[nn.Module], dict[str, float]] | None = None,
@@ -87,15 +87,15 @@ def passes(
     """Call `step` on every augmented batch of `config.epochs` shuffled passes.
 
     Returns the history: one row a pass, means of what the steps measured, and what `look` says of
-    the model (`run.answers` by default). Batches are in the model's dtype. Raises
+    the model (`run.evaluate` by default). Batches are in the model's dtype. Raises
     `FloatingPointError` if θ becomes NaN or infinite.
     """
-    look = look or run.answers
+    look = look or run.evaluate
     dtype = next(model.parameters()).dtype
     history: list[dict[str, Any]] = []
     for epoch in tqdm(range(config.epochs), disable=not run.progress, desc=run.name):
         rows = []
-        order = reshuffled(len(clean), config.passed(len(clean)), run.generator)
+        order = shuffled_positions(len(clean), config.images_per_epoch(len(clean)), run.generator)
         for index in order.split(config.batch_size):
             index = index.to(clean.labels.device)
             images = augment(

@@ -26,10 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ibau_lite.data import Labelled
-from ibau_lite.defenses.protocol import Outcome, Run, check_finite, defense
-from ibau_lite.kinds import check_kinds
+from ibau_lite._kinds import check_kinds
+from ibau_lite.data import LabelledImages
 from ibau_lite.logits import checked, read
+from ibau_lite.protocol import Outcome, Run, check_finite, defense
 from ibau_lite.streams import derived_seed, stream
 from ibau_lite.training import augment
 
@@ -77,11 +77,11 @@ class DPConfig:
 @defense(DPConfig)
 def dp(
     model: nn.Module,
-    clean: Labelled,
+    clean: LabelledImages,
     config: DPConfig,
     run: Run,
     *,
-    train: Labelled | None = None,
+    train: LabelledImages | None = None,
 ) -> Outcome:
     """Train the architecture of `model` from scratch on `train`, the poisoned set, by DP-SGD.
 
@@ -96,7 +96,7 @@ def dp(
     if train is None:
         raise ValueError(
             "dp trains from scratch and needs the (poisoned) training set: "
-            "dp(model, clean, train=Labelled(poisoned.images, poisoned.labels))"
+            "dp(model, clean, train=LabelledImages(poisoned.images, poisoned.labels))"
         )
     untrained = with_group_norm(model, run.seed)
     train = _checked(train, clean, model)
@@ -118,7 +118,7 @@ def dp(
         loss = float(torch.stack(losses).nanmean())  # an empty batch has none
         check_finite(fresh, f"epoch {epoch + 1}", "lower lr")
         row = {"round": epoch + 1, "loss": loss, "epsilon": spent()}
-        history.append(row | run.answers(_plain(fresh, untrained)))
+        history.append(row | run.evaluate(_plain(fresh, untrained)))
     details = {"epsilon": history[-1]["epsilon"], "delta": config.delta}
     return _plain(fresh, untrained), history, details
 
@@ -180,9 +180,9 @@ def _reset_on_cpu(module: nn.Module) -> None:
     module.to(home)
 
 
-def _checked(train: Labelled, clean: Labelled, model: nn.Module) -> Labelled:
-    if not isinstance(train, Labelled):
-        raise TypeError(f"train must be a Labelled(images, labels), got {type(train).__name__}")
+def _checked(train: LabelledImages, clean: LabelledImages, model: nn.Module) -> LabelledImages:
+    if not isinstance(train, LabelledImages):
+        raise TypeError(f"train must be LabelledImages(images, labels), got {type(train).__name__}")
     if len(train) == 0 or train.images.shape[1:] != clean.images.shape[1:]:
         raise ValueError(
             f"train: images of the shape {list(clean.images.shape[1:])} are expected, "

@@ -20,16 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
+from ibau_lite.defenses.epochs import EpochsConfig, run_epochs
 from ibau_lite.defenses.layers import batch_norm_training
-from ibau_lite.defenses.passes import PassesConfig, passes
-from ibau_lite.defenses.protocol import Outcome, Run, defense
+from ibau_lite.protocol import Outcome, Run, defense
 
-__all__ = ["FTSAMConfig", "ft_sam", "sharpest"]
+__all__ = ["FTSAMConfig", "ft_sam", "sam_perturbation"]
 
 
 @dataclass(frozen=True)
-class FTSAMConfig(PassesConfig):
+class FTSAMConfig(EpochsConfig):
     """Settings of `ft_sam`: SGD with a cosine step, the radius ρ, smoothed labels.
 
     The published run takes 100 epochs on 2,500 images. `batch_statistics` normalises by the batch
@@ -59,7 +59,7 @@ class FTSAMConfig(PassesConfig):
 
 
 @defense(FTSAMConfig)
-def ft_sam(model: nn.Module, clean: Labelled, config: FTSAMConfig, run: Run) -> Outcome:
+def ft_sam(model: nn.Module, clean: LabelledImages, config: FTSAMConfig, run: Run) -> Outcome:
     """Fine-tune on the clean set with sharpness-aware minimisation.
 
     The history has one row a pass: loss, at θ, and sharp, at θ + ε. Raises and warns as `ibau`
@@ -72,7 +72,9 @@ def ft_sam(model: nn.Module, clean: Labelled, config: FTSAMConfig, run: Run) -> 
         momentum=config.momentum,
         weight_decay=config.weight_decay,
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.batches(len(clean)))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, config.total_batches(len(clean))
+    )
 
     def loss_at(
         point: Mapping[str, Tensor], images: Tensor, labels: Tensor, *, record: bool
@@ -84,7 +86,7 @@ def ft_sam(model: nn.Module, clean: Labelled, config: FTSAMConfig, run: Run) -> 
     def step(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         loss = loss_at(theta, images, labels, record=True)
         slopes = torch.autograd.grad(loss, list(theta.values()), allow_unused=True)
-        shift = sharpest(theta, dict(zip(theta, slopes, strict=True)), config.radius)
+        shift = sam_perturbation(theta, dict(zip(theta, slopes, strict=True)), config.radius)
         moved = {name: (p.detach() + shift[name]).requires_grad_() for name, p in theta.items()}
         sharp = loss_at(moved, images, labels, record=False)
         slopes = torch.autograd.grad(sharp, list(moved.values()), allow_unused=True)
@@ -94,10 +96,10 @@ def ft_sam(model: nn.Module, clean: Labelled, config: FTSAMConfig, run: Run) -> 
         schedule.step()
         return {"loss": loss, "sharp": sharp}
 
-    return model, passes(model, clean, config, step, run), {}
+    return model, run_epochs(model, clean, config, step, run), {}
 
 
-def sharpest(
+def sam_perturbation(
     theta: Mapping[str, Tensor], slopes: Mapping[str, Tensor | None], radius: float
 ) -> dict[str, Tensor]:
     r"""ε = ρ T²g / ‖Tg‖₂ with T = diag|θ|: the maximiser of ⟨g, ε⟩ over ‖T⁻¹ε‖₂ ≤ ρ.

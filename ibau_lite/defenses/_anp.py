@@ -18,16 +18,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ibau_lite.data import Labelled
-from ibau_lite.defenses.layers import batch_norm_training, check_own_weight, may_be_changed
-from ibau_lite.defenses.passes import PassesConfig, passes
-from ibau_lite.defenses.protocol import Outcome, Run, defense
+from ibau_lite.data import LabelledImages
+from ibau_lite.defenses.epochs import EpochsConfig, run_epochs
+from ibau_lite.defenses.layers import (
+    batch_norm_training,
+    check_own_weight,
+    is_trainable_convolution,
+)
+from ibau_lite.protocol import Outcome, Run, defense
 
 __all__ = ["ANPConfig", "anp"]
 
 
 @dataclass(frozen=True)
-class ANPConfig(PassesConfig):
+class ANPConfig(EpochsConfig):
     """Settings of `anp`: SGD on the masks (`lr`, `momentum`), ε, α, and the threshold.
 
     The published run takes 2,000 batches of 128 from 500 images; here `epochs` passes over the
@@ -58,7 +62,7 @@ class ANPConfig(PassesConfig):
 
 
 @defense(ANPConfig)
-def anp(model: nn.Module, clean: Labelled, config: ANPConfig, run: Run) -> Outcome:
+def anp(model: nn.Module, clean: LabelledImages, config: ANPConfig, run: Run) -> Outcome:
     """Learn which neurons withstand perturbation, prune those that do not.
 
     A neuron is a channel of an affine normalisation over maps (as in the published code) or, in a
@@ -95,11 +99,11 @@ def anp(model: nn.Module, clean: Labelled, config: ANPConfig, run: Run) -> Outco
 
     def look(pruned: nn.Module) -> dict[str, float]:
         count = neurons.prune(config.threshold)
-        measured = run.answers(pruned)
+        measured = run.evaluate(pruned)
         neurons.restore()
         return {"pruned": count, **measured}
 
-    history = passes(model, clean, config, step, run, look=look)
+    history = run_epochs(model, clean, config, step, run, look=look)
     neurons.prune(config.threshold)
     return model, history, neurons.details(config.threshold)
 
@@ -111,7 +115,7 @@ class _Neurons:
         self._model = model
         layers = [n for n, m in model.named_modules() if _is_norm(m) and m.weight.requires_grad]
         if not layers:
-            layers = [name for name, m in model.named_modules() if may_be_changed(m)]
+            layers = [name for name, m in model.named_modules() if is_trainable_convolution(m)]
         if not layers:
             raise ValueError(
                 "the model has no affine normalisation and no convolution that may be changed: "

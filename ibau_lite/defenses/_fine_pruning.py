@@ -19,23 +19,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
+from ibau_lite.defenses.epochs import AdamSteps, EpochsConfig, run_epochs
 from ibau_lite.defenses.layers import (
     check_own_weight,
+    is_trainable_convolution,
     last_convolution,
-    may_be_changed,
+    layer_outputs,
     norm_after,
-    outputs,
 )
-from ibau_lite.defenses.passes import AdamSteps, PassesConfig, passes
-from ibau_lite.defenses.protocol import Outcome, Run, defense, hold_out
-from ibau_lite.folding import fold_batchnorm
+from ibau_lite.protocol import Outcome, Run, defense, hold_out
+from ibau_lite.speed import fold_batchnorm
 
 __all__ = ["FinePruningConfig", "fine_pruning"]
 
 
 @dataclass(frozen=True)
-class FinePruningConfig(PassesConfig):
+class FinePruningConfig(EpochsConfig):
     """Settings of `fine_pruning`; epochs to shift are those of the fine-tuning that follows.
 
     `layer` names the convolution (None: the last one that runs). Each step prunes the fraction
@@ -58,7 +58,9 @@ class FinePruningConfig(PassesConfig):
 
 
 @defense(FinePruningConfig)
-def fine_pruning(model: nn.Module, clean: Labelled, config: FinePruningConfig, run: Run) -> Outcome:
+def fine_pruning(
+    model: nn.Module, clean: LabelledImages, config: FinePruningConfig, run: Run
+) -> Outcome:
     """Prune the channels that sleep on clean images, choose how many on held-out ones, fine-tune.
 
     A channel is zero when the weights and bias that make it are: those of the convolution and, if
@@ -83,29 +85,29 @@ def fine_pruning(model: nn.Module, clean: Labelled, config: FinePruningConfig, r
         _zero(model, parts, pruned)
         return {"loss": loss}
 
-    history = passes(model, kept, config, step, run)
+    history = run_epochs(model, kept, config, step, run)
     details = {"layer": layer, "pruned": pruned, "activation": activation, "curve": curve}
     return model, history, details
 
 
-def _one(model: nn.Module, clean: Labelled) -> Tensor:
+def _one(model: nn.Module, clean: LabelledImages) -> Tensor:
     return clean.images[:1].to(next(model.parameters()).dtype)
 
 
-def _parts(model: nn.Module, layer: str, clean: Labelled) -> tuple[str, ...]:
+def _parts(model: nn.Module, layer: str, clean: LabelledImages) -> tuple[str, ...]:
     """The convolution and the normalisation behind it: what makes a channel."""
     module = dict(model.named_modules()).get(layer)
-    if module is None or not may_be_changed(module):
+    if module is None or not is_trainable_convolution(module):
         raise ValueError(f"layer: a convolution that may be changed is expected, got {layer!r}")
     check_own_weight(model, layer)
     norm = norm_after(model, _one(model, clean), layer)
     return (layer,) if norm is None else (layer, norm)
 
 
-def _activation(model: nn.Module, parts: tuple[str, ...], clean: Labelled) -> Tensor:
+def _activation(model: nn.Module, parts: tuple[str, ...], clean: LabelledImages) -> Tensor:
     """Mean of max(0, z_k) over images and pixels [channels], after the normalisation."""
     total, dtype = None, next(model.parameters()).dtype
-    with outputs(model, parts[-1:]) as seen, torch.no_grad():
+    with layer_outputs(model, parts[-1:]) as seen, torch.no_grad():
         for images in clean.images.split(500):
             model(images.to(dtype))
             part = seen[parts[-1]].relu().mean((2, 3)).sum(0)
@@ -118,7 +120,7 @@ def _prune(
     model: nn.Module,
     parts: tuple[str, ...],
     activation: Tensor,
-    held_out: Labelled,
+    held_out: LabelledImages,
     config: FinePruningConfig,
     progress: bool,
 ) -> tuple[list[int], list[tuple[int, float]]]:
@@ -140,7 +142,7 @@ def _prune(
     return sorted(order[:pruned]), curve
 
 
-def _accuracy(model: nn.Module, held_out: Labelled) -> float:
+def _accuracy(model: nn.Module, held_out: LabelledImages) -> float:
     """As `metrics.accuracy`, for a model of any dtype."""
     dtype, right = next(model.parameters()).dtype, 0
     with torch.no_grad():

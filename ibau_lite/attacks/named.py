@@ -7,8 +7,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from ibau_lite.attacks.badnets import badnets
-from ibau_lite.attacks.blend import Blend
+from ibau_lite.attacks._badnets import badnets
+from ibau_lite.attacks._blend import Blend
 from ibau_lite.attacks.optimised import (
     l0_inversion,
     l2_inversion,
@@ -58,7 +58,7 @@ COMPUTED: dict[str, _Computed] = {
 """The triggers that need a clean network, and the algorithm of each with its default settings."""
 
 
-def trigger(
+def named_trigger(
     name: str,
     network: nn.Module | None = None,
     images: Tensor | None = None,

@@ -21,19 +21,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ibau_lite.data import Labelled
+from ibau_lite.data import LabelledImages
+from ibau_lite.defenses.detection import ClassTriggers, DetectionConfig, detect_and_unlearn
 from ibau_lite.defenses.outliers import left_anomaly_index
-from ibau_lite.defenses.protocol import Outcome, Run, defense
-from ibau_lite.defenses.suspects import SuspectConfig, Suspects, cleanse
-from ibau_lite.folding import frozen
+from ibau_lite.protocol import Outcome, Run, defense
+from ibau_lite.speed import frozen
 from ibau_lite.streams import derived_seed
 
 __all__ = ["DeepInspectConfig", "TriggerGenerator", "deepinspect"]
 
 
 @dataclass(frozen=True)
-class DeepInspectConfig(SuspectConfig):
-    """Settings of `deepinspect`; the rest as in `SuspectConfig`.
+class DeepInspectConfig(DetectionConfig):
+    """Settings of `deepinspect`; the rest as in `DetectionConfig`.
 
     `steps` batches of `search_batch` clean images, Adam with step `search_lr` for G and D. `gan`
     and `size` are γ₁ and γ₂, `free` the c that costs nothing, in units of pixel values summed over
@@ -73,7 +73,9 @@ class DeepInspectConfig(SuspectConfig):
 
 
 @defense(DeepInspectConfig, name="DeepInspect")
-def deepinspect(model: nn.Module, clean: Labelled, config: DeepInspectConfig, run: Run) -> Outcome:
+def deepinspect(
+    model: nn.Module, clean: LabelledImages, config: DeepInspectConfig, run: Run
+) -> Outcome:
     """Train the generator, flag classes with too small triggers, unlearn triggers drawn from it.
 
     Returns a copy of the model where no class is flagged (`details["found"]` is false). `details`:
@@ -81,7 +83,9 @@ def deepinspect(model: nn.Module, clean: Labelled, config: DeepInspectConfig, ru
     [K, C, H, W], one draw for each class. The history has one row a pass of the removal. Raises and
     warns as `neural_cleanse` does.
     """
-    return cleanse(model, clean, partial(_search, config, run.seed, run.progress), config, run)
+    return detect_and_unlearn(
+        model, clean, partial(_search, config, run.seed, run.progress), config, run
+    )
 
 
 class TriggerGenerator(nn.Module):
@@ -110,9 +114,9 @@ def _search(
     seed: int,
     progress: bool,
     model: nn.Module,
-    clean: Labelled,
+    clean: LabelledImages,
     generator: torch.Generator,
-) -> Suspects:
+) -> ClassTriggers:
     network = frozen(model)
     first = next(network.parameters())
     images = clean.images.to(first.dtype)
@@ -196,9 +200,9 @@ def _suspects(
     config: DeepInspectConfig,
     model: nn.Module,
     triggers: TriggerGenerator,
-    clean: Labelled,
+    clean: LabelledImages,
     generator: torch.Generator,
-) -> Suspects:
+) -> ClassTriggers:
     """Sizes and successes over fresh noise, and the stamp that draws a new trigger an image."""
     clean = clean[: config.checked]
     images = clean.images.to(next(model.parameters()).dtype)
@@ -222,7 +226,7 @@ def _suspects(
     def stamp(batch: Tensor, which: Tensor) -> Tensor:
         return (batch + triggers(draw(len(batch)), which)).clamp(0, 1)
 
-    return Suspects(
+    return ClassTriggers(
         sizes,
         left_anomaly_index(sizes),
         found,

@@ -13,17 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ibau_lite.data import Labelled
-from ibau_lite.defenses.outliers import too_small
-from ibau_lite.defenses.passes import AdamSteps, PassesConfig, passes
-from ibau_lite.defenses.protocol import Outcome, Run
-from ibau_lite.folding import fold_batchnorm
+from ibau_lite.data import LabelledImages
+from ibau_lite.defenses.epochs import AdamSteps, EpochsConfig, run_epochs
+from ibau_lite.defenses.outliers import small_outliers
+from ibau_lite.protocol import Outcome, Run
+from ibau_lite.speed import fold_batchnorm
 
-__all__ = ["Search", "SuspectConfig", "Suspects", "cleanse"]
+__all__ = ["ClassTriggers", "DetectionConfig", "TriggerSearch", "detect_and_unlearn"]
 
 
 @dataclass(frozen=True)
-class SuspectConfig(PassesConfig):
+class DetectionConfig(EpochsConfig):
     """How a class is suspected, and how its trigger is unlearned.
 
     A class is flagged where its trigger's size is below the median, with an anomaly index above
@@ -49,7 +49,7 @@ class SuspectConfig(PassesConfig):
 
 
 @dataclass(frozen=True, eq=False)
-class Suspects:
+class ClassTriggers:
     """One trigger for each of the model's K classes.
 
     `sizes` and `index` [K] are what the flags depend on, `found` [K] says which triggers work.
@@ -65,19 +65,19 @@ class Suspects:
 
     def flagged(self, threshold: float) -> list[int]:
         """Classes whose trigger works and is too small to be chance."""
-        small = too_small(self.sizes, self.index, threshold)
+        small = small_outliers(self.sizes, self.index, threshold)
         return [t for t in small.tolist() if bool(self.found[t])]
 
 
-Search = Callable[[nn.Module, Labelled, torch.Generator], Suspects]
+TriggerSearch = Callable[[nn.Module, LabelledImages, torch.Generator], ClassTriggers]
 """Looks for a trigger of every class; the model is not to be changed."""
 
 
-def cleanse(
+def detect_and_unlearn(
     model: nn.Module,
-    clean: Labelled,
-    search: Search,
-    config: SuspectConfig,
+    clean: LabelledImages,
+    search: TriggerSearch,
+    config: DetectionConfig,
     run: Run,
 ) -> Outcome:
     """Search, flag, unlearn: the common frame of the defences that invert triggers.
@@ -101,16 +101,16 @@ def cleanse(
     chosen = flagged if config.targets is None else list(config.targets)
     if chosen:
         step = _unlearning(model, len(clean), suspects, chosen, config, run.generator)
-        history = passes(model, clean, config, step, run)
+        history = run_epochs(model, clean, config, step, run)
     return model, history, details
 
 
 def _unlearning(
     model: nn.Module,
     count: int,
-    suspects: Suspects,
+    suspects: ClassTriggers,
     chosen: Sequence[int],
-    config: SuspectConfig,
+    config: DetectionConfig,
     generator: torch.Generator,
 ) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
     """One step of fine-tuning with a flagged trigger on a fraction of the batch, true labels."""
@@ -130,7 +130,7 @@ def _unlearning(
     return step
 
 
-def _check_classes(model: nn.Module, clean: Labelled, targets: Sequence[int] | None) -> None:
+def _check_classes(model: nn.Module, clean: LabelledImages, targets: Sequence[int] | None) -> None:
     dtype = next(model.parameters()).dtype
     with torch.no_grad():
         classes = model(clean.images[:1].to(dtype)).shape[1]

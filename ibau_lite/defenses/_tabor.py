@@ -19,18 +19,18 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ibau_lite.data import Labelled
-from ibau_lite.defenses.inversion import Candidates, Inversion, Term
-from ibau_lite.defenses.neural_cleanse import invert_all
-from ibau_lite.defenses.protocol import Outcome, Run, defense
-from ibau_lite.defenses.suspects import SuspectConfig, cleanse
+from ibau_lite.data import LabelledImages
+from ibau_lite.defenses._neural_cleanse import invert_all
+from ibau_lite.defenses.detection import DetectionConfig, detect_and_unlearn
+from ibau_lite.defenses.inversion import CandidateTriggers, Inversion, LossTerm
+from ibau_lite.protocol import Outcome, Run, defense
 
 __all__ = ["TaborConfig", "elastic_net", "squared_variation", "tabor"]
 
 
 @dataclass(frozen=True)
-class TaborConfig(SuspectConfig):
-    """Settings of `tabor`: the search and the six weights λ; the rest as in `SuspectConfig`.
+class TaborConfig(DetectionConfig):
+    """Settings of `tabor`: the search and the six weights λ; the rest as in `DetectionConfig`.
 
     Left open by the paper and chosen here: the first four terms share the weight c, which follows
     the successes as in `Inversion`. The default λ are ours, for masks and patterns in [0, 1], with
@@ -63,7 +63,7 @@ class TaborConfig(SuspectConfig):
 
 
 @defense(TaborConfig, name="TABOR")
-def tabor(model: nn.Module, clean: Labelled, config: TaborConfig, run: Run) -> Outcome:
+def tabor(model: nn.Module, clean: LabelledImages, config: TaborConfig, run: Run) -> Outcome:
     """Invert a trigger for each class with TABOR's terms, flag outliers, unlearn their triggers.
 
     Flags, removal, result, `details`, errors and warnings are those of `neural_cleanse`: the two
@@ -71,7 +71,7 @@ def tabor(model: nn.Module, clean: Labelled, config: TaborConfig, run: Run) -> O
     for both keeps the comparison about the triggers.)
     """
     search = invert_all(config.search, _penalty(config), _term(config), run.progress)
-    return cleanse(model, clean, search, config, run)
+    return detect_and_unlearn(model, clean, search, config, run)
 
 
 def elastic_net(values: Tensor) -> Tensor:
@@ -86,8 +86,8 @@ def squared_variation(values: Tensor) -> Tensor:
     return (down * down).flatten(1).sum(1) + (across * across).flatten(1).sum(1)
 
 
-def _penalty(config: TaborConfig) -> Term:
-    def penalty(candidates: Candidates) -> Tensor:
+def _penalty(config: TaborConfig) -> LossTerm:
+    def penalty(candidates: CandidateTriggers) -> Tensor:
         masks = candidates.masks
         outside = config.pixel_range * (1 - masks) * candidates.patterns
         l1, l2, l3, l4, _, _ = config.weights
@@ -101,13 +101,13 @@ def _penalty(config: TaborConfig) -> Term:
     return penalty
 
 
-def _term(config: TaborConfig) -> Term | None:
+def _term(config: TaborConfig) -> LossTerm | None:
     """λ₅, without the trigger's region the images stay what they are; λ₆, it acts on nothing."""
     blocking, alone = config.weights[4:]
     if not (blocking or alone):
         return None
 
-    def term(candidates: Candidates) -> Tensor:
+    def term(candidates: CandidateTriggers) -> Tensor:
         total = candidates.masks.new_zeros(len(candidates.masks))
         if blocking:
             rest = (1 - candidates.masks)[:, None] * candidates.images

@@ -13,12 +13,12 @@ from ibau_lite.attacks import (
     badnets,
     badnets_all_to_all,
     control,
+    named_trigger,
     one_target,
     seven_to_seven,
-    trigger,
 )
-from ibau_lite.attacks.talk import COMPUTED, ONE_TARGET, SEVEN_TARGETS
-from ibau_lite.data import Labelled
+from ibau_lite.attacks.named import COMPUTED, ONE_TARGET, SEVEN_TARGETS
+from ibau_lite.data import LabelledImages
 from ibau_lite.models import small_cnn
 
 # As the slides state them (METHODS: Blend's own target is not in the talk).
@@ -35,9 +35,9 @@ def dots(count: int = 7) -> dict:
     return dict(zip(SEVEN_TARGETS, each))
 
 
-def training_set() -> Labelled:
+def training_set() -> LabelledImages:
     images = 0.9 * torch.rand(200, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    return Labelled(images, torch.arange(200) % 10)
+    return LabelledImages(images, torch.arange(200) % 10)
 
 
 def test_targets_are_the_talks():
@@ -51,17 +51,17 @@ def test_targets_are_the_talks():
 
 
 def test_drawn_triggers_need_no_network_and_computed_ones_say_so():
-    assert trigger("badnets") == badnets().pairs[0][0] and trigger("blend") == Blend()
+    assert named_trigger("badnets") == badnets().pairs[0][0] and named_trigger("blend") == Blend()
     for name in COMPUTED:
         with pytest.raises(ValueError, match=f"{name} is computed from a clean network"):
-            trigger(name)
+            named_trigger(name)
     with pytest.raises(ValueError, match="one of badnets"):
-        trigger("sunset")
+        named_trigger("sunset")
 
 
 def test_a_computed_trigger_knows_the_shape_of_the_images():
     images = 0.5 * torch.rand(2, 1, 16, 16)
-    found = trigger("trojan_sq", small_cnn(3, 1, width=2), images)
+    found = named_trigger("trojan_sq", small_cnn(3, 1, width=2), images)
     assert found.delta.shape == (1, 16, 16)
     assert found(images).shape == images.shape
 
@@ -75,9 +75,9 @@ def test_seven_triggers_seven_targets_seven_equal_shares():
         assert (poisoned.labels[members] == target).all()
         assert (training_set().labels[members] != target).all()
         assert torch.equal(poisoned.images[members], dots()[name](training_set().images[members]))
-    views = attack.test_views(training_set())
+    views = attack.poisoned_test_sets(training_set())
     assert [set(view.labels.tolist()) for view in views.values()] == [{t} for _, t in SEVEN]
-    assert len(attack.test_view(training_set())) == 7 * 180
+    assert len(attack.poisoned_test_set(training_set())) == 7 * 180
 
 
 def test_seven_that_are_not_the_seven_are_refused():
@@ -94,7 +94,7 @@ def test_a_control_measures_the_attack_and_poisons_nobody():
     index = torch.arange(10)
     assert nobody.stamp(train.images[:10], index) is not None
     assert torch.equal(nobody.stamp(train.images[:10], index), train.images[:10])
-    one, two = control(attack).test_view(train), attack.test_view(train)
+    one, two = control(attack).poisoned_test_set(train), attack.poisoned_test_set(train)
     assert torch.equal(one.images, two.images) and torch.equal(one.labels, two.labels)
     assert str(nobody) == "200 training images, 0 of them poisoned (0.00%) by clean"
     with pytest.raises(ValueError, match="poisons nobody"):

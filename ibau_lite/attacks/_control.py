@@ -7,24 +7,24 @@ from typing import Any
 
 import torch
 
-from ibau_lite.attacks.poisoning import Attack, Poisoned
-from ibau_lite.data import Labelled
+from ibau_lite.attacks.poisoning import Attack, PoisonedSet
+from ibau_lite.data import LabelledImages
 
 
 @dataclass(frozen=True)
 class Control(Attack):
     """An attack whose `poison` poisons nobody; made by `control`.
 
-    What is trained on its training set is a clean network, and `test_view` measures how often that
+    What is trained on its training set is a clean network, and `poisoned_test_set` measures how often that
     network already reads stamped images as the attacker wants: the floor of every ASR.
     """
 
-    def poison(self, train: Labelled, rate: float = 0.0, seed: int = 0) -> Poisoned:
+    def poison(self, train: LabelledImages, rate: float = 0.0, seed: int = 0) -> PoisonedSet:
         """Give the training set as it is; raises `ValueError` for a rate other than 0."""
         if rate != 0:
             raise ValueError(f"rate: a control poisons nobody, so 0 is expected, got {rate!r}")
         nobody = torch.empty(0, dtype=torch.int64)
-        return Poisoned(self, train.images, train.labels, nobody, nobody)
+        return PoisonedSet(self, train.images, train.labels, nobody, nobody)
 
     def to_dict(self) -> dict[str, Any]:
         """Give what the training set depends on: the name alone."""

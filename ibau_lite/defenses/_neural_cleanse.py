@@ -18,57 +18,57 @@ from functools import partial
 import torch
 from torch import nn
 
-from ibau_lite.data import Labelled
-from ibau_lite.defenses.inversion import Inversion, Term, mask_size
+from ibau_lite.data import LabelledImages
+from ibau_lite.defenses.detection import ClassTriggers, DetectionConfig, detect_and_unlearn
+from ibau_lite.defenses.inversion import Inversion, LossTerm, mask_size
 from ibau_lite.defenses.outliers import anomaly_index
-from ibau_lite.defenses.protocol import Outcome, Run, defense
-from ibau_lite.defenses.suspects import SuspectConfig, Suspects, cleanse
+from ibau_lite.protocol import Outcome, Run, defense
 
 __all__ = ["NeuralCleanseConfig", "invert_all", "neural_cleanse"]
 
 
 @dataclass(frozen=True)
-class NeuralCleanseConfig(SuspectConfig):
-    """Settings of `neural_cleanse`: `search` for the triggers; the rest as in `SuspectConfig`."""
+class NeuralCleanseConfig(DetectionConfig):
+    """Settings of `neural_cleanse`: `search` for the triggers; the rest as in `DetectionConfig`."""
 
     search: Inversion = Inversion()
 
 
 @defense(NeuralCleanseConfig, name="Neural Cleanse")
 def neural_cleanse(
-    model: nn.Module, clean: Labelled, config: NeuralCleanseConfig, run: Run
+    model: nn.Module, clean: LabelledImages, config: NeuralCleanseConfig, run: Run
 ) -> Outcome:
     """Invert a trigger for each class, flag the outliers, unlearn their triggers.
 
     Returns a copy of the model where no class is flagged (`details["found"]` is false). `details`:
     flagged (classes), index and sizes [K] (‖m‖₁ in pixels), success [K], and `inverted`, the
-    `Inverted` with masks and patterns. The history has one row a pass of the removal. Raises and
+    `InvertedTriggers` with masks and patterns. The history has one row a pass of the removal. Raises and
     warns as `ibau` does, and `ValueError` for fewer than 3 classes.
     """
     search = invert_all(config.search, mask_size, None, run.progress)
-    return cleanse(model, clean, search, config, run)
+    return detect_and_unlearn(model, clean, search, config, run)
 
 
 def invert_all(
-    search: Inversion, penalty: Term, term: Term | None, progress: bool
-) -> Callable[[nn.Module, Labelled, torch.Generator], Suspects]:
+    search: Inversion, penalty: LossTerm, term: LossTerm | None, progress: bool
+) -> Callable[[nn.Module, LabelledImages, torch.Generator], ClassTriggers]:
     """The search of Neural Cleanse and TABOR: masks and patterns, judged by their ‖m‖₁."""
     return partial(_invert_all, search, penalty, term, progress)
 
 
 def _invert_all(
     search: Inversion,
-    penalty: Term,
-    term: Term | None,
+    penalty: LossTerm,
+    term: LossTerm | None,
     progress: bool,
     model: nn.Module,
-    clean: Labelled,
+    clean: LabelledImages,
     generator: torch.Generator,
-) -> Suspects:
+) -> ClassTriggers:
     inverted = search(
         model, clean, penalty=penalty, term=term, generator=generator, progress=progress
     )
-    return Suspects(
+    return ClassTriggers(
         inverted.sizes,
         anomaly_index(inverted.sizes),
         inverted.found,

@@ -7,21 +7,23 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ibau_lite.data import Labelled
-from ibau_lite.defenses.passes import AdamSteps, PassesConfig, passes
-from ibau_lite.defenses.protocol import Outcome, Run, defense
-from ibau_lite.folding import fold_batchnorm
+from ibau_lite.data import LabelledImages
+from ibau_lite.defenses.epochs import AdamSteps, EpochsConfig, run_epochs
+from ibau_lite.protocol import Outcome, Run, defense
+from ibau_lite.speed import fold_batchnorm
 
 __all__ = ["FineTuningConfig", "fine_tuning"]
 
 
 @dataclass(frozen=True)
-class FineTuningConfig(PassesConfig):
-    """Settings of `fine_tuning`: Adam over `epochs` passes; all are those of `PassesConfig`."""
+class FineTuningConfig(EpochsConfig):
+    """Settings of `fine_tuning`: Adam over `epochs` passes; all are those of `EpochsConfig`."""
 
 
 @defense(FineTuningConfig)
-def fine_tuning(model: nn.Module, clean: Labelled, config: FineTuningConfig, run: Run) -> Outcome:
+def fine_tuning(
+    model: nn.Module, clean: LabelledImages, config: FineTuningConfig, run: Run
+) -> Outcome:
     r"""Minimise (1/n) Σ L(f_θ(xᵢ), yᵢ) over the clean set, from the poisoned θ.
 
     Adam with a linearly falling step; BatchNorm statistics stay frozen, as in I-BAU, so that the
@@ -35,4 +37,4 @@ def fine_tuning(model: nn.Module, clean: Labelled, config: FineTuningConfig, run
         descend(loss)
         return {"loss": loss}
 
-    return model, passes(model, clean, config, step, run), {}
+    return model, run_epochs(model, clean, config, step, run), {}

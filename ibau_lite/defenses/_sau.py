@@ -23,16 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ibau_lite.data import Labelled
-from ibau_lite.defenses.passes import AdamSteps, PassesConfig, passes
-from ibau_lite.defenses.protocol import Outcome, Run, defense
-from ibau_lite.folding import fold_batchnorm, frozen
+from ibau_lite.data import LabelledImages
+from ibau_lite.defenses.epochs import AdamSteps, EpochsConfig, run_epochs
+from ibau_lite.protocol import Outcome, Run, defense
+from ibau_lite.speed import fold_batchnorm, frozen
 
 __all__ = ["SAUConfig", "sau"]
 
 
 @dataclass(frozen=True)
-class SAUConfig(PassesConfig):
+class SAUConfig(EpochsConfig):
     """Settings of `sau`: ρ, the ascent's steps and step, β and λ; the rest as in fine-tuning.
 
     The ascent starts at the corner +ρ of the ball, as the published code does, and moves along the
@@ -70,7 +70,7 @@ class SAUConfig(PassesConfig):
 
 
 @defense(SAUConfig)
-def sau(model: nn.Module, clean: Labelled, config: SAUConfig, run: Run) -> Outcome:
+def sau(model: nn.Module, clean: LabelledImages, config: SAUConfig, run: Run) -> Outcome:
     """Fine-tune on clean images and on the adversarial examples that both networks share.
 
     The history has one row a pass: loss, and shared, the fraction of perturbed images that both
@@ -94,7 +94,7 @@ def sau(model: nn.Module, clean: Labelled, config: SAUConfig, run: Run) -> Outco
         descend(loss)
         return {"loss": loss, "shared": (fooled & (moved.argmax(1) == there)).to(loss).mean()}
 
-    return model, passes(model, clean, config, step, run), {}
+    return model, run_epochs(model, clean, config, step, run), {}
 
 
 def _not_class(logits: Tensor, classes: Tensor) -> Tensor:
