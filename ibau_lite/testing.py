@@ -25,7 +25,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
@@ -451,7 +451,14 @@ def _warns(subject: Subject, clean: LabelledImages) -> bool:
     The defence is not run beyond it.
     """
 
-    def hear(message: object, category: type[Warning], *where: object) -> None:
+    def hear(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if category is UserWarning:
             raise _HeardError
 
