@@ -464,7 +464,7 @@ def _warns(subject: Subject, clean: LabelledImages) -> bool:
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        warnings.showwarning = hear  # type: ignore[assignment]  # `catch_warnings` puts it back
+        warnings.showwarning = hear  # `catch_warnings` puts it back
         try:
             subject.defense(tiny_network(), clean, config=subject.config)
         except _HeardError:
