@@ -161,3 +161,12 @@ def test_what_spans_less_than_the_space_is_known():
     assert L2Ball(1.0).span is LinfBall(1.0).span is L1Ball(1.0).span is None
     with pytest.raises(TypeError, match="no radius to climb to"):
         half.span.project(torch.ones(SHAPE))
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-23, 1.0, 1e30])
+def test_the_direction_of_a_step_survives_under_and_overflow(size):
+    """In float32 the square of 1e-23 is zero, and a network that is sure has such gradients."""
+    gradient = draw(3, 4).float()
+    found = L2Ball(1.0).lmo(size * gradient)
+    torch.testing.assert_close(found, gradient / gradient.norm(), rtol=1e-5, atol=1e-6)
+    assert not L2Ball(1.0).lmo(torch.zeros(3, 4)).any()

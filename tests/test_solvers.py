@@ -642,3 +642,19 @@ def test_same_seed_same_bits():
             approximate(rotated(POSITIVE).mv, 8, 3, seed=s, dtype=torch.float64) for s in (0, 0, 1)
         )
         assert torch.equal(one.vectors, two.vectors) and not torch.equal(one.values, three.values)
+
+
+def test_a_negative_eigenvalue_that_is_damped_away_is_no_negative_curvature():
+    """diag(-0.5, 1) + μI is definite for μ = 1 and is not for μ = 0.25."""
+    matrix = torch.diag(torch.tensor([-0.5, 1.0, 2.0], dtype=torch.float64))
+    b = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+    model = lanczos(lambda v: matrix @ v, 3, 3, start=b)
+    assert model.negative_curvature
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        solved = model.solve(b, damping=1.0, matvec=lambda v: matrix @ v)
+    assert not solved.negative_curvature
+    wanted = torch.linalg.solve(matrix + torch.eye(3, dtype=torch.float64), b)
+    torch.testing.assert_close(solved.x, wanted, rtol=1e-12, atol=1e-12)
+    with pytest.warns(NegativeCurvatureWarning):
+        assert model.solve(b, damping=0.25).negative_curvature
