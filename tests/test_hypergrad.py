@@ -753,8 +753,9 @@ def test_refusals():
         call(m.outer, lambda d, t: d, m.delta, m.theta)
     with pytest.raises(ValueError, match="one element"):
         call(lambda d, t: 1.0, m.inner, m.delta, m.theta)
-    with pytest.raises(ValueError, match="autograd's eyes"):
-        call(lambda d, t: d.detach().sum(), m.inner, m.delta, m.theta)
+    for kind in (SecondDerivatives, DoubleBackward):
+        with pytest.raises(ValueError, match="autograd's eyes"):
+            call(lambda d, t: d.detach().sum(), m.inner, m.delta, m.theta, derivatives=kind)
     with pytest.raises(ValueError, match="without detach"):
         call(m.outer, lambda d, t: d.detach().sum(), m.delta, m.theta)
     with pytest.raises(TypeError, match="floating"):

@@ -1,4 +1,4 @@
-"""What makes the same numbers sooner. Nothing here changes a result, and any of it may go.
+"""What makes the same numbers faster. Nothing here changes a result, and any of it may go.
 
 ====================== ============================================================================
 `DoubleBackward`       second derivatives from one graph, in place of `hypergrad.SecondDerivatives`

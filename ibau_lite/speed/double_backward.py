@@ -1,4 +1,4 @@
-"""The second derivatives of an objective from one graph: those of `hypergrad`, sooner."""
+"""The second derivatives of an objective from one graph: those of `hypergrad`, faster."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class DoubleBackward(SecondDerivatives):
         function: Objective, delta: Tensor, theta: Parameters
     ) -> tuple[Tensor, Parameters]:
         """(f, ∇₂ f) of the outer function."""
-        value, slopes = _slopes(function, delta, theta, [*theta.values()])
+        value, slopes = _slopes(function, delta, theta, [*theta.values()], constant=True)
         return value, dict(zip(theta, slopes, strict=True))
 
     @twice_differentiable()
@@ -98,13 +98,18 @@ class DoubleBackward(SecondDerivatives):
 
 
 def _slopes(
-    function: Objective, delta: Tensor, theta: Parameters, inputs: list[Tensor]
+    function: Objective,
+    delta: Tensor,
+    theta: Parameters,
+    inputs: list[Tensor],
+    *,
+    constant: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """(f, its derivatives in `inputs`), which are δ and entries of θ, or entries of θ."""
+    """(f, its derivatives in `inputs`, which are δ and θ); with `constant` f may have none."""
     for each in inputs:
         each.requires_grad_(True)
     with torch.enable_grad():
-        value = _scalar(function, "outer", constant=True)(delta, theta)
+        value = _scalar(function, "outer", constant=constant)(delta, theta)
     if not value.requires_grad:
         return value, tuple(torch.zeros_like(each) for each in inputs)
     return value.detach(), torch.autograd.grad(value, inputs, materialize_grads=True)
