@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import nn
 
+from ibau_lite import protocol
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import (
     IBAU,
@@ -33,7 +34,6 @@ from ibau_lite.defenses import (
     SAUConfig,
     TaborConfig,
     fine_tuning,
-    protocol,
 )
 from ibau_lite.defenses import defense as decorated
 from ibau_lite.door import clean_on_device
