@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from ibau_lite.convolution import Geometry, convolution
+from ibau_lite.speed import Geometry, convolution
 
 __all__ = ["fold_batchnorm", "frozen"]
 

@@ -15,9 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ibau_lite._modes import evaluation_mode
 from ibau_lite.data import LabelledImages
 from ibau_lite.logits import check_reads_alone, read
-from ibau_lite.modes import evaluation_mode
 
 __all__ = [
     "AttackLike",

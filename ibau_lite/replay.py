@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from ibau_lite.kinds import unchecked
+from ibau_lite._kinds import unchecked
 
 __all__ = ["Replay"]
 

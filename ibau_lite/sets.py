@@ -25,7 +25,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ibau_lite.kinds import check_kinds, checking
+from ibau_lite._kinds import check_kinds, checking
 
 __all__ = [
     "INTERIOR",

@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ibau_lite._kinds import check_kinds, check_ranges
+from ibau_lite._modes import evaluation_mode, usual_settings
 from ibau_lite.data import LabelledImages
 from ibau_lite.files import replacing
-from ibau_lite.kinds import check_kinds, check_ranges
 from ibau_lite.logits import check_logits, checked, read
-from ibau_lite.modes import evaluation_mode, usual_settings
 from ibau_lite.streams import VERSION, derived_seed, stream
 
 __all__ = ["Recipe", "StampedSet", "augment", "fit", "precision", "shuffled_positions"]

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ibau_lite.searches import Aimed, AimedUnion
 from torch import nn
 
-from ibau_lite.minimax import Aimed, AimedUnion, Ascent, Risk
+from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.sets import Blocks, L1Ball, L2Ball, Window, Within
 
 CLASSES, SIDE, F64 = 3, 4, torch.float64

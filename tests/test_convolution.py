@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ibau_lite.speed import Geometry, convolution
 from torch.autograd import gradcheck, gradgradcheck
 from torch.profiler import ProfilerActivity, profile
-
-from ibau_lite.convolution import Geometry, convolution
 
 GEOMETRIES = {
     "plain": Geometry(),

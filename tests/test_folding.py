@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
+from ibau_lite.speed import fold_batchnorm, frozen
 from torch import nn
 from torch.func import functional_call, jvp
 
-from ibau_lite.folding import fold_batchnorm, frozen
 from ibau_lite.models import resnet18, small_cnn, small_vgg
 
 

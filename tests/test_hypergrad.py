@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibau_lite.hypergrad import (
-    GradientGraph,
+    SecondDerivatives,
     ascent_step,
     gauss_newton,
     hypergradient,
@@ -216,7 +216,7 @@ def test_truncated_unrolling_is_the_fixed_point_iteration(k):
     delta = m.maximise(m.theta)
     step = ascent_step(m.inner, 0.3)
     unrolled = unrolled_hypergradient(m.outer, step, delta, m.theta, steps=20, truncate=k)
-    solver = FixedPoint(step=0.3, max_iter=k, certify=False)
+    solver = FixedPoint(step=0.3, max_iter=k, compute_residual=False)
     h = hypergradient(m.outer, m.inner, delta, m.theta, solver=solver)
     for name in m.theta:
         close(unrolled.total[name], h.total[name])
@@ -485,7 +485,7 @@ def test_response_products_are_adjoint_and_linear(seed, spherical):
 @settings(max_examples=20, deadline=None)
 def test_graph_products_are_those_of_the_dense_hessian(seed):
     m, delta = Smooth(seed % 5), randn(D, seed=seed)
-    graph = GradientGraph(m.inner, delta, m.theta, theta_gradient=True)
+    graph = SecondDerivatives(m.inner, delta, m.theta, theta_gradient=True)
     u, v = randn(D, seed=seed + 1), randn(D, seed=seed + 2)
     dense = torch.autograd.functional.hessian(lambda d: m.inner(d, m.theta), delta)
     close(graph.hessian(v), dense @ v)
@@ -517,7 +517,7 @@ def test_gauss_newton_is_exact_for_piecewise_linear_outputs():
     m, delta = Smooth(), randn(D, seed=3)
     outputs = lambda d, t: torch.relu((m.x + d) @ t["w"].T) + t["b"]  # noqa: E731
     loss = functools.partial(torch.nn.functional.cross_entropy, target=m.y)
-    graph = GradientGraph(lambda d, t: loss(outputs(d, t)), delta, m.theta)
+    graph = SecondDerivatives(lambda d, t: loss(outputs(d, t)), delta, m.theta)
     product = gauss_newton(outputs, loss, delta, m.theta)
     for e in torch.eye(D).double():
         close(product(e), graph.hessian(e))
@@ -539,7 +539,7 @@ def test_residual_is_that_of_the_exact_undamped_system():
     w = torch.linalg.solve(m.q + 0.5 * torch.eye(D).double(), m.slope)
     close(h.solution.x, w)
     close(h.residual, (m.slope - m.q @ w).norm() / m.slope.norm())
-    bare = hypergradient(m.outer, m.inner, m.delta, m.theta, solver=damped, certify=False)
+    bare = hypergradient(m.outer, m.inner, m.delta, m.theta, solver=damped, compute_residual=False)
     assert bare.residual is None
     close(bare.total, h.total)
 
@@ -571,7 +571,7 @@ def test_low_rank_model_of_the_hessian_serves_as_a_solver():
     m = Smooth()
     delta = m.maximise(m.theta)
     loss = lambda d, t: m.inner(d, t) + (d * d).sum()  # noqa: E731
-    graph = GradientGraph(loss, delta, m.theta)
+    graph = SecondDerivatives(loss, delta, m.theta)
     model = lanczos(lambda v: -graph.hessian(v), D, D, dtype=torch.float64)
     h = hypergradient(
         m.outer, m.inner, delta, m.theta,
@@ -770,7 +770,7 @@ def test_attention_has_a_second_derivative():
         return torch.func.functional_call(layer, theta, (tokens + delta,)).pow(4).mean()
 
     v = torch.rand(5, 8).double()
-    found = GradientGraph(risk, delta, theta).hessian(v)
+    found = SecondDerivatives(risk, delta, theta).hessian(v)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         hessian = torch.autograd.functional.hessian(lambda d: risk(d, theta), delta)
     torch.testing.assert_close(found, torch.tensordot(hessian, v))

@@ -9,17 +9,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ibau_lite._kinds import check_kinds, check_ranges
 
 from ibau_lite.attacks import Blend
 from ibau_lite.defenses import (
+    IBAU,
     ANPConfig,
     DPConfig,
     EarlyStopping,
     FineTuningConfig,
-    IBAUConfig,
     NADConfig,
 )
-from ibau_lite.kinds import check_kinds, check_ranges
 from ibau_lite.minimax import Ascent
 from ibau_lite.sets import L2Ball, LinfBall
 from ibau_lite.training import Recipe
@@ -72,8 +72,8 @@ def test_what_does_not_is_named(field: str, value: object, says: str) -> None:
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (lambda: IBAUConfig(lr="1e-3"), "lr is a number"),
-        (lambda: IBAUConfig(clamp="yes"), "clamp is True or False"),
+        (lambda: IBAU(lr="1e-3"), "lr is a number"),
+        (lambda: IBAU(clamp="yes"), "clamp is True or False"),
         (lambda: FineTuningConfig(epochs=1.5), "epochs is a whole number"),
         (lambda: NADConfig(momentum="0.9"), "momentum is a number"),
         (lambda: ANPConfig(threshold="a"), "threshold is a number"),

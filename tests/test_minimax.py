@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ibau_lite.searches import Aimed, OnePass
 from torch import nn
 
 from ibau_lite import models
-from ibau_lite.minimax import Aimed, Ascent, OnePass, Risk, Scouted
+from ibau_lite.minimax import Ascent, Risk, Scouted
 from ibau_lite.sets import L2Ball, LinfBall
 
 CLASSES, SHAPE = 3, (1, 2, 2)

@@ -8,18 +8,18 @@ from typing import ClassVar
 
 import pytest
 import torch
+from ibau_lite._kinds import unchecked
+from ibau_lite.speed import Replay
 from torch import nn
 
 from ibau_lite.data import LabelledImages
-from ibau_lite.defenses import IBAUConfig, ibau, outer_step
-from ibau_lite.kinds import unchecked
+from ibau_lite.defenses import IBAU, ibau, outer_step
 from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.models import small_cnn
-from ibau_lite.replay import Replay
 from ibau_lite.sets import Blocks, L1Ball, L2Ball, Window, Within
 from ibau_lite.solvers import MINRES, FixedPoint, SolverWarning
 
-CONFIG = IBAUConfig(batch_size=4, ball=L2Ball(0.5), solver=MINRES(max_iter=2))
+CONFIG = IBAU(batch_size=4, ball=L2Ball(0.5), solver=MINRES(max_iter=2))
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
@@ -48,7 +48,7 @@ def problem(size: int = 4):
     return theta, inner, outer
 
 
-def steps(config: IBAUConfig, monkeypatch) -> tuple[outer_step.OuterStep, outer_step.OuterStep]:
+def steps(config: IBAU, monkeypatch) -> tuple[outer_step.OuterStep, outer_step.OuterStep]:
     """(as on a GPU, as on a CPU)."""
     monkeypatch.setattr(outer_step, "Replay", Noted)
     monkeypatch.setattr(Noted, "made", [])
@@ -77,7 +77,7 @@ def test_what_is_looked_at_or_short_is_not_recorded(monkeypatch):
     theta, inner, outer = problem()
     recorded, _ = steps(CONFIG, monkeypatch)
     maximum = Ascent(2)(inner, theta, L2Ball(0.5))
-    _, sizes = recorded(maximum, outer, certify=True)
+    _, sizes = recorded(maximum, outer, compute_residual=True)
     assert "residual" in sizes
     recorded(maximum, outer.subset(slice(3)))  # the last batch of a pass
     assert not Noted.made

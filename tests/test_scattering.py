@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from ibau_lite.searches import AimedUnion, Scattering
 from torch import nn
 
-from ibau_lite.minimax import AimedUnion, Ascent, Risk, Scattering
+from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.models import small_cnn
 from ibau_lite.sets import L1Ball, L2Ball
 

@@ -237,7 +237,7 @@ def test_products_are_counted_and_none_is_wasted(solve):
 def test_fixed_point_without_certificate_saves_the_last_product():
     a, b = Counted(rotated(POSITIVE)), vector(8)
     certified = fixed_point(a, b, step=0.1, max_iter=5)
-    bare = fixed_point(a, b, step=0.1, max_iter=5, certify=False)
+    bare = fixed_point(a, b, step=0.1, max_iter=5, compute_residual=False)
     assert bare.products == 4 and bare.iterations == 5
     assert torch.equal(bare.x, certified.x)
     assert torch.equal(bare.residuals, certified.residuals[:-1])
@@ -498,7 +498,7 @@ def test_fixed_point_refuses_what_only_it_has():
     for bad in (
         {"step": 0.0},
         {"step": float("nan")},
-        {"step": 0.1, "tol": 1e-3, "certify": False},
+        {"step": 0.1, "tol": 1e-3, "compute_residual": False},
     ):
         with pytest.raises(ValueError, match="step|certify"):
             fixed_point(lambda v: v, vector(8), max_iter=3, **bad)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ibau_lite.hypergrad import GradientGraph, Objective
+from ibau_lite.hypergrad import Objective, SecondDerivatives
 from ibau_lite.solvers import lanczos
 
 from .convergence import Constants
@@ -68,7 +68,9 @@ def sampled_constants(
         changes.append(tuple(change / gap for change in here.changes(best)))  # type: ignore[arg-type]
     low, high, mixed, eta_1, eta_2 = zip(*rows, strict=True)
     rho_1, rho_2 = (max(column) for column in zip(*changes, strict=True))
-    slope = 0.0 if outer is inner else float(GradientGraph(outer, solution, theta).gradient.norm())
+    slope = (
+        0.0 if outer is inner else float(SecondDerivatives(outer, solution, theta).gradient.norm())
+    )
     return Constants(
         mu_H=min(low),
         L_H=max(high),
@@ -92,14 +94,14 @@ class _Point:
 
     def __init__(self, function: Objective, delta: Tensor, theta: Theta, steps: int) -> None:
         self.delta, self.theta, self.steps = delta, theta, steps
-        self.graph = GradientGraph(function, delta, theta)
+        self.graph = SecondDerivatives(function, delta, theta)
         self._shapes = {name: p.shape for name, p in theta.items()}
 
         # Bᵀ is the mixed product of the same function with its arguments exchanged.
         def exchanged(flat: Tensor, other: Mapping[str, Tensor]) -> Tensor:
             return function(other["delta"], self._split(flat))
 
-        self._exchanged = GradientGraph(exchanged, self._flat(theta), {"delta": delta})
+        self._exchanged = SecondDerivatives(exchanged, self._flat(theta), {"delta": delta})
 
     def mixed(self, v: Tensor) -> Tensor:
         """B v as one vector."""

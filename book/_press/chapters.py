@@ -64,9 +64,7 @@ def run(chapter: Path, profile: str, progress: Callable[[int], None] = lambda ce
     return target
 
 
-def _execute(
-    chapter: Path, profile: str, scratch: Path, progress: Callable[[int], None]
-) -> Path:
+def _execute(chapter: Path, profile: str, scratch: Path, progress: Callable[[int], None]) -> Path:
     folder, output, log = scratch / "folder", scratch / "executed.ipynb", scratch / "log"
     folder.mkdir()
     if (BOOK / "results").is_dir():

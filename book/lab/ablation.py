@@ -18,10 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ibau_lite.searches import OnePass
+
 from ibau_lite.data import Dataset
-from ibau_lite.defenses import IBAUConfig
+from ibau_lite.defenses import IBAU
 from ibau_lite.metrics import evaluate
-from ibau_lite.minimax import Ascent, OnePass, Scouted
+from ibau_lite.minimax import Ascent, Scouted
 from ibau_lite.solvers import MINRES, ConjugateGradient, FixedPoint
 
 from .cells import line, run
@@ -31,8 +33,8 @@ __all__ = ["GROUPS", "ROWS", "main", "recipe"]
 
 CLEAN, TEST = 1_000, 2_000
 
-_FREE: dict[str, Any] = {"trust": None}
-_INTERIOR: dict[str, Any] = {"trust": None, "on_ball": False}
+_FREE: dict[str, Any] = {"max_indirect_ratio": None}
+_INTERIOR: dict[str, Any] = {"max_indirect_ratio": None, "on_ball": False}
 
 
 def _products(count: int) -> dict[str, Any]:
@@ -66,7 +68,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         },
         **{
             f"interior, fixed point, step {step:g}": {
-                **_INTERIOR, "solver": FixedPoint(step=step, max_iter=5, certify=False),
+                **_INTERIOR, "solver": FixedPoint(step=step, max_iter=5, compute_residual=False),
             }
             for step in (0.01, 0.1, 1.0)
         },
@@ -78,13 +80,13 @@ ROWS = {name: changes for group in GROUPS.values() for name, changes in group.it
 RECIPES = ("released", "exact")
 
 
-def recipe(row: str, *, flip: bool, gtsrb: bool) -> IBAUConfig:
+def recipe(row: str, *, flip: bool, gtsrb: bool) -> IBAU:
     """The settings of a row of `ROWS`, or of `released` or `exact`; `KeyError` for another name."""
     if row == "released":
-        return IBAUConfig.released(gtsrb=gtsrb, rounds=2)
+        return IBAU.released(gtsrb=gtsrb, rounds=2)
     if row == "exact":
-        return IBAUConfig.exact(rounds=2, inner=Ascent(20), inner_images=500)
-    return replace(IBAUConfig(rounds=2, flip=flip, inner=Ascent(8)), **ROWS[row])
+        return IBAU.exact(rounds=2, inner=Ascent(20), inner_images=500)
+    return replace(IBAU(rounds=2, flip=flip, inner=Ascent(8)), **ROWS[row])
 
 
 def _reduced(dataset: Dataset) -> Dataset:

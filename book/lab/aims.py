@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ibau_lite.searches import AimedUnion
+
 from ibau_lite.attacks.named import ONE_TARGET
-from ibau_lite.minimax import AimedUnion
 
 from .compare import Comparison, named
 from .contenders import contender

@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ibau_lite.defenses import FineTuningConfig, IBAUConfig
-from ibau_lite.minimax import AimedUnion
+from ibau_lite.searches import AimedUnion
+
+from ibau_lite.defenses import IBAU, FineTuningConfig
 
 from .other_defences import TALK, private, rows
 
@@ -55,8 +56,8 @@ CONTENDERS: dict[str, tuple[str, str | None]] = {
 """What can be asked for: short name -> (label in the tables, column of the talk)."""
 
 
-def unlearning(data: str) -> IBAUConfig:
-    """I-BAU's settings for a data set of photographs: `IBAUConfig.anchored`.
+def unlearning(data: str) -> IBAU:
+    """I-BAU's settings for a data set of photographs: `IBAU.distilled`.
 
     For GTSRB without the anchor and without going back, since the clean images teach its networks
     something; with 15 % stamped, with 20 images for each of its 43 classes when the aim is sought,
@@ -64,8 +65,10 @@ def unlearning(data: str) -> IBAUConfig:
     """
     if data == "gtsrb":
         search = AimedUnion(images=20)
-        return IBAUConfig.anchored(anchor=0.0, draw_back=0.0, stamped=0.15, inner=search)
-    return IBAUConfig.anchored(flip=True)
+        return IBAU.distilled(
+            distillation_weight=0.0, interpolation=0.0, stamped=0.15, inner=search
+        )
+    return IBAU.distilled(flip=True)
 
 
 def contender(name: str, profile: str, data: str) -> Contender:
@@ -98,7 +101,7 @@ def contender(name: str, profile: str, data: str) -> Contender:
     if name == "released":
         # The talk's Table 2 was printed after 100 rounds.
         rounds = (100 if gtsrb else 5) if full else 2
-        return Contender(label, "ibau", IBAUConfig.released(gtsrb=gtsrb, rounds=rounds), column)
+        return Contender(label, "ibau", IBAU.released(gtsrb=gtsrb, rounds=rounds), column)
     rounds = 5 if full else 1
-    exact = IBAUConfig.exact(rounds=rounds, flip=flip, **({"batch_size": 200} if smoke else {}))
+    exact = IBAU.exact(rounds=rounds, flip=flip, **({"batch_size": 200} if smoke else {}))
     return Contender(label, "ibau", exact, column)

@@ -282,7 +282,7 @@ def settle(inner: Objective, delta: Tensor, theta: Parameters, *, steps: int = 8
     solver = MINRES(max_iter=2 * delta.numel(), tol=1e-13)
     for _ in range(steps):
         system = ImplicitSystem(inner, delta, theta, constraint=Sphere())
-        slope = system.tangent.project(system.graph.gradient)
+        slope = system.tangent.project(system.inner.gradient)
         if float(slope.norm()) < 1e-14:
             break
         newton_step = system.solve(solver, slope).x
@@ -290,7 +290,7 @@ def settle(inner: Objective, delta: Tensor, theta: Parameters, *, steps: int = 8
         moved = delta + system.tangent.project(newton_step)
         delta = moved * (radius / moved.norm())
     system = ImplicitSystem(inner, delta, theta, constraint=Sphere())
-    left = float(system.tangent.project(system.graph.gradient).norm())
+    left = float(system.tangent.project(system.inner.gradient).norm())
     if not (left < 1e-11 and float(system.tangent.multiplier) > 0):
         raise ValueError(
             f"no maximum on the sphere found: ‖P∇₁H‖ = {left:.2g}, λ = "

@@ -21,7 +21,7 @@ from torch import nn
 from ibau_lite import checkpoints
 from ibau_lite.attacks import Attack, badnets
 from ibau_lite.data import Dataset, load
-from ibau_lite.defenses import FineTuningConfig, IBAUConfig
+from ibau_lite.defenses import IBAU, FineTuningConfig
 from ibau_lite.minimax import Ascent, Search
 from ibau_lite.models import small_cnn, small_vgg
 from ibau_lite.training import Recipe
@@ -99,7 +99,7 @@ def experiments(profile: str = "smoke") -> tuple[Experiment, ...]:
                 "signs",
                 functools.partial(small_cnn, 12),
                 recipe,
-                _rows(rounds=2, inner=IBAUConfig().inner)[:4],
+                _rows(rounds=2, inner=IBAU().inner)[:4],
                 seeds=(0,),
             ),
         )
@@ -134,13 +134,13 @@ def _rows(
     repeat naive and I-BAU with three times the inner steps: what is gained by an ascent that does
     not stop on the first low hill.
     """
-    recipe = replace(IBAUConfig(), rounds=rounds, inner=inner, flip=flip)
+    recipe = replace(IBAU(), rounds=rounds, inner=inner, flip=flip)
     patient = replace(recipe, inner=Ascent(24))
     return (
         Row("fine-tuning", "fine_tuning", FineTuningConfig(epochs=2 * rounds, flip=flip)),
         Row("naive", "naive", recipe),
         Row("I-BAU", "ibau", recipe),
-        Row("I-BAU released", "ibau", IBAUConfig.released(gtsrb=gtsrb, rounds=rounds)),
+        Row("I-BAU released", "ibau", IBAU.released(gtsrb=gtsrb, rounds=rounds)),
         Row("naive, 24 inner steps", "naive", patient),
         Row("I-BAU, 24 inner steps", "ibau", patient),
     )

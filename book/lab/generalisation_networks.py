@@ -26,7 +26,7 @@ from ibau_lite.theory.margins import margin_error, margins
 from torch import Tensor, nn
 
 from ibau_lite.data import Dataset, LabelledImages, load
-from ibau_lite.defenses import FineTuningConfig, IBAUConfig, fine_tuning, ibau
+from ibau_lite.defenses import IBAU, FineTuningConfig, fine_tuning, ibau
 from ibau_lite.metrics import evaluate
 from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.models import mlp
@@ -244,7 +244,7 @@ def before_and_after(
     victim = experiment.victim(dataset, progress=True).model
     recipes = {row.label: row.config for row in experiment.rows}
     tuned: FineTuningConfig = replace(recipes["fine-tuning"], epochs=2)
-    unlearning: IBAUConfig = replace(recipes["I-BAU"], rounds=1)
+    unlearning: IBAU = replace(recipes["I-BAU"], rounds=1)
     shape, chi = dataset.shape, math.sqrt(math.prod(dataset.shape)) / 2
     for name in ("poisoned", "fine-tuning", "I-BAU"):
         model = victim

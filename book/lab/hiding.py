@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ibau_lite.searches import Toward
+from ibau_lite.speed import fold_batchnorm
 from torch import nn
 
 from ibau_lite.attacks import Attack
 from ibau_lite.attacks.named import ONE_TARGET
 from ibau_lite.data import LabelledImages
-from ibau_lite.folding import fold_batchnorm
 from ibau_lite.minimax import Ascent, Risk
-from ibau_lite.minimax.aimed import Toward
 from ibau_lite.sets import L1Ball, L2Ball
 
 from .grid import grid

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ibau_lite.searches import Aimed, AimedUnion
 
 from ibau_lite.data import Dataset, LabelledImages
-from ibau_lite.defenses import IBAUConfig
+from ibau_lite.defenses import IBAU
 from ibau_lite.metrics import evaluate, spread
-from ibau_lite.minimax import Aimed, AimedUnion, Ascent, Scouted
+from ibau_lite.minimax import Ascent, Scouted
 from ibau_lite.sets import L2Ball
 from ibau_lite.solvers import MINRES
 from ibau_lite.streams import VERSION
@@ -39,25 +40,25 @@ __all__ = ["ATTACKS", "CHOSEN", "ROWS", "START", "main", "measured_on", "recipe"
 ATTACKS = ("badnets", "blend", "l2_inv", "trojan_sq", "all_to_all")
 """The attacks that settings may be chosen by."""
 
-START = IBAUConfig(rounds=1, inner=Ascent(8), solver=None)
+START = IBAU(rounds=1, inner=Ascent(8), solver=None)
 """One naive round with one ascent; the indirect term comes last, since nothing costs as much."""
 
 _PRODUCTS: dict[str, Any] = {"solver": MINRES(max_iter=2), "implicit_images": 25}
 _OFTEN: dict[str, Any] = {"rounds": 4, "outer_images": 1250}
-_KEPT: dict[str, Any] = {"anchor": 0.9, "stamped": 0.2}
+_KEPT: dict[str, Any] = {"distillation_weight": 0.9, "stamped": 0.2}
 _PARTS: dict[str, Any] = {**_KEPT, "batch_size": 100, "inner": Scouted()}
 _AIMED: dict[str, Any] = {**_PARTS, "inner": Aimed()}
 _LIGHTER: dict[str, Any] = {**_AIMED, "stamped": 0.1}
 _LONGER: dict[str, Any] = {**_LIGHTER, "outer_images": 10_000}
 _SETS: dict[str, Any] = {**_LONGER, "inner": AimedUnion(), "stamped": 0.5}
-_BACK: dict[str, Any] = {**_SETS, "draw_back": 0.1}
-_FREE: dict[str, Any] = {**_SETS, "inner": AimedUnion(images=20), "anchor": 0.0}
+_BACK: dict[str, Any] = {**_SETS, "interpolation": 0.1}
+_FREE: dict[str, Any] = {**_SETS, "inner": AimedUnion(images=20), "distillation_weight": 0.0}
 _RARE: dict[str, Any] = {**_FREE, "stamped": 0.15}
 _FAR: dict[str, Any] = {**_BACK, **_PRODUCTS, "outer_images": 40_000}
 _FAR_KEPT: dict[str, Any] = {**_FAR, "inner": AimedUnion(keep_scouts=True)}
 _FAR_RARE: dict[str, Any] = {**_RARE, **_PRODUCTS, "outer_images": 40_000}
 _FAR_RARE_KEPT: dict[str, Any] = {**_FAR_RARE, "inner": AimedUnion(images=20, keep_scouts=True)}
-_BOUNDED: dict[str, Any] = {"trust": 0.1}
+_BOUNDED: dict[str, Any] = {"max_indirect_ratio": 0.1}
 
 
 def _rounds(count: int) -> dict[str, Any]:
@@ -67,9 +68,9 @@ def _rounds(count: int) -> dict[str, Any]:
 ROWS: dict[str, dict[str, Any]] = {
     "start": {},
     "4 parts": {"inner": Scouted()},
-    "anchor 0.9": {"anchor": 0.9},
+    "anchor 0.9": {"distillation_weight": 0.9},
     "δ four times": _OFTEN,
-    "δ four times, anchor 0.9": {**_OFTEN, "anchor": 0.9},
+    "δ four times, anchor 0.9": {**_OFTEN, "distillation_weight": 0.9},
     "δ four times, anchor 0.9, 20 % stamped": {**_OFTEN, **_KEPT},
     "anchor 0.9, 20 % stamped": _KEPT,
     "anchor 0.9, 50 % stamped": {**_KEPT, "stamped": 0.5},
@@ -77,7 +78,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "anchor 0.9, 20 % stamped, batches of 100": {**_KEPT, "batch_size": 100},
     "B: all of these": _PARTS,
     "B, lr 5e-4": {**_PARTS, "lr": 5e-4},
-    "B, anchor 0.97": {**_PARTS, "anchor": 0.97},
+    "B, anchor 0.97": {**_PARTS, "distillation_weight": 0.97},
     "B, radius 3": {**_PARTS, "ball": L2Ball(3.0)},
     "B, radius 6": {**_PARTS, "ball": L2Ball(6.0)},
     "B, 2 rounds": {**_PARTS, "rounds": 2},
@@ -118,7 +119,7 @@ CHOSEN = {"cifar10": "G with the scouts' δ, trust 0.1", "gtsrb": "H, trust 0.1"
 """Data set -> the row that the tables are run with."""
 
 
-def recipe(row: str, data: str) -> IBAUConfig:
+def recipe(row: str, data: str) -> IBAU:
     """The settings of a row for a data set; `KeyError` for another name."""
     return replace(START, flip=data == "cifar10", **ROWS[row])
 
@@ -162,10 +163,10 @@ def _outcome(runs: Sequence[Mapping[str, Any]]) -> str:
     return f"{100 * sum(drops) / len(drops):+.1f} / {success}"
 
 
-def _same(record: Mapping[str, Any], settings: IBAUConfig) -> bool:
+def _same(record: Mapping[str, Any], settings: IBAU) -> bool:
     if record["versions"].get("streams", 1) != VERSION:
         return True  # of an older network, and described in older words: known by its name
-    told: dict[str, Any] = {**describe(IBAUConfig()), **record["settings"]["config"]}
+    told: dict[str, Any] = {**describe(IBAU()), **record["settings"]["config"]}
     if told["inner"]["kind"] == "AimedUnion":
         told["inner"] = {**describe(AimedUnion()), **told["inner"]}
     return told == describe(settings)  # a setting may be newer than the record

@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ibau_lite._modes import evaluation_mode
 from ibau_lite.attacks.dense import Additive, Overlay
 from ibau_lite.attacks.drawings import seal
 from ibau_lite.attacks.neurons import Neurons, most_connected
 from ibau_lite.attacks.pattern import Pattern
 from ibau_lite.attacks.triggers import check_images
-from ibau_lite.modes import evaluation_mode
 from ibau_lite.sets import L2Ball
 from ibau_lite.streams import stream
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ibau_lite._kinds import check_kinds, check_ranges
 from ibau_lite.attacks.poisoning import Attack, CleanLabel
 from ibau_lite.attacks.triggers import check_images
-from ibau_lite.kinds import check_kinds, check_ranges
 
 
 @dataclass(frozen=True)

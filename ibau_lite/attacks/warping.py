@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ibau_lite._kinds import check_kinds, check_ranges
 from ibau_lite.attacks.poisoning import AllToOne, Attack
 from ibau_lite.attacks.triggers import check_images
-from ibau_lite.kinds import check_kinds, check_ranges
 from ibau_lite.streams import stream
 
 

@@ -21,10 +21,10 @@ from ibau_lite.defenses._neural_cleanse import NeuralCleanseConfig, neural_clean
 from ibau_lite.defenses._sau import SAUConfig, sau
 from ibau_lite.defenses._tabor import TaborConfig, tabor
 from ibau_lite.defenses.early_stopping import EarlyStopping
-from ibau_lite.defenses.ibau import IBAUConfig, ibau
 from ibau_lite.defenses.inversion import Inversion, InvertedTriggers
 from ibau_lite.defenses.naive import naive
-from ibau_lite.defenses.protocol import (
+from ibau_lite.ibau import IBAU, ibau
+from ibau_lite.protocol import (
     Defense,
     DefenseResult,
     Evaluator,
@@ -52,6 +52,7 @@ REGISTRY: dict[str, Defense] = {
 """
 
 __all__ = [
+    "IBAU",
     "REGISTRY",
     "ANPConfig",
     "DPConfig",
@@ -63,7 +64,6 @@ __all__ = [
     "FTSAMConfig",
     "FinePruningConfig",
     "FineTuningConfig",
-    "IBAUConfig",
     "Inversion",
     "InvertedTriggers",
     "NADConfig",

@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ibau_lite._kinds import check_ranges
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses.detection import ClassTriggers, DetectionConfig, detect_and_unlearn
 from ibau_lite.defenses.outliers import left_anomaly_index
-from ibau_lite.defenses.protocol import Outcome, Run, defense
-from ibau_lite.folding import frozen
-from ibau_lite.kinds import check_ranges
+from ibau_lite.protocol import Outcome, Run, defense
+from ibau_lite.speed import frozen
 from ibau_lite.streams import derived_seed
 
 __all__ = ["DeepInspectConfig", "TriggerGenerator", "deepinspect"]

@@ -26,10 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ibau_lite._kinds import check_kinds, check_ranges
 from ibau_lite.data import LabelledImages
-from ibau_lite.defenses.protocol import Outcome, Run, check_finite, defense
-from ibau_lite.kinds import check_kinds, check_ranges
 from ibau_lite.logits import checked, read
+from ibau_lite.protocol import Outcome, Run, check_finite, defense
 from ibau_lite.streams import derived_seed, stream
 from ibau_lite.training import augment
 

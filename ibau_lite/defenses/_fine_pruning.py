@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ibau_lite._kinds import check_ranges
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses.epochs import AdamSteps, EpochsConfig, run_epochs
 from ibau_lite.defenses.layers import (
@@ -28,10 +29,9 @@ from ibau_lite.defenses.layers import (
     layer_outputs,
     norm_after,
 )
-from ibau_lite.defenses.protocol import Outcome, Run, defense, hold_out
-from ibau_lite.folding import fold_batchnorm
-from ibau_lite.kinds import check_ranges
 from ibau_lite.metrics import accuracy
+from ibau_lite.protocol import Outcome, Run, defense, hold_out
+from ibau_lite.speed import fold_batchnorm
 
 __all__ = ["FinePruningConfig", "fine_pruning"]
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses.epochs import AdamSteps, EpochsConfig, run_epochs
-from ibau_lite.defenses.protocol import Outcome, Run, defense
-from ibau_lite.folding import fold_batchnorm
+from ibau_lite.protocol import Outcome, Run, defense
+from ibau_lite.speed import fold_batchnorm
 
 __all__ = ["FineTuningConfig", "fine_tuning"]
 

@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ibau_lite._kinds import check_ranges
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses.epochs import EpochsConfig, run_epochs
 from ibau_lite.defenses.layers import batch_norm_training
-from ibau_lite.defenses.protocol import Outcome, Run, defense
-from ibau_lite.kinds import check_ranges
+from ibau_lite.protocol import Outcome, Run, defense
 
 __all__ = ["FTSAMConfig", "ft_sam", "sam_perturbation"]
 

@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibau_lite._kinds import check_ranges
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses._fine_tuning import FineTuningConfig, fine_tuning
 from ibau_lite.defenses.epochs import EpochsConfig, run_epochs
 from ibau_lite.defenses.layers import batch_norm_training, layer_outputs, reused_layers, stages
-from ibau_lite.defenses.protocol import Outcome, Run, defense
-from ibau_lite.kinds import check_ranges
+from ibau_lite.protocol import Outcome, Run, defense
 
 __all__ = ["NADConfig", "attention", "nad"]
 

@@ -22,7 +22,7 @@ from ibau_lite.data import LabelledImages
 from ibau_lite.defenses.detection import ClassTriggers, DetectionConfig, detect_and_unlearn
 from ibau_lite.defenses.inversion import Inversion, LossTerm, mask_size
 from ibau_lite.defenses.outliers import anomaly_index
-from ibau_lite.defenses.protocol import Outcome, Run, defense
+from ibau_lite.protocol import Outcome, Run, defense
 
 __all__ = ["NeuralCleanseConfig", "invert_all", "neural_cleanse"]
 

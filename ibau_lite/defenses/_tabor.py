@@ -19,12 +19,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibau_lite._kinds import check_ranges
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses._neural_cleanse import invert_all
 from ibau_lite.defenses.detection import DetectionConfig, detect_and_unlearn
 from ibau_lite.defenses.inversion import CandidateTriggers, Inversion, LossTerm
-from ibau_lite.defenses.protocol import Outcome, Run, defense
-from ibau_lite.kinds import check_ranges
+from ibau_lite.protocol import Outcome, Run, defense
 
 __all__ = ["TaborConfig", "elastic_net", "squared_variation", "tabor"]
 

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibau_lite._kinds import check_ranges
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses.epochs import AdamSteps, EpochsConfig, run_epochs
 from ibau_lite.defenses.outliers import small_outliers
-from ibau_lite.defenses.protocol import Outcome, Run
-from ibau_lite.folding import fold_batchnorm
-from ibau_lite.kinds import check_ranges
+from ibau_lite.protocol import Outcome, Run
+from ibau_lite.speed import fold_batchnorm
 
 __all__ = ["ClassTriggers", "DetectionConfig", "TriggerSearch", "detect_and_unlearn"]
 

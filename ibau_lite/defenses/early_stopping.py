@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ibau_lite._kinds import check_kinds, check_ranges
 from ibau_lite.data import LabelledImages
-from ibau_lite.kinds import check_kinds, check_ranges
 from ibau_lite.metrics import predict
 
 __all__ = ["EarlyStopping", "EarlyStoppingMonitor"]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ibau_lite._kinds import check_kinds, check_ranges
 from ibau_lite.data import LabelledImages
-from ibau_lite.defenses.protocol import Run, check_finite
-from ibau_lite.kinds import check_kinds, check_ranges
+from ibau_lite.protocol import Run, check_finite
 from ibau_lite.training import augment, check_total, shuffled_positions
 
 __all__ = ["AdamSteps", "BatchStep", "EpochsConfig", "run_epochs"]

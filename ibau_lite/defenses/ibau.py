@@ -23,35 +23,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ibau_lite._kinds import check_kinds
 from ibau_lite.data import LabelledImages
-from ibau_lite.defenses.door import private_copy
 from ibau_lite.defenses.early_stopping import EarlyStopping, EarlyStoppingMonitor
 from ibau_lite.defenses.outer_step import OuterStep
-from ibau_lite.defenses.protocol import (
+from ibau_lite.door import private_copy
+from ibau_lite.hypergrad import Solver
+from ibau_lite.metrics import predict
+from ibau_lite.minimax import Ascent, Maximum, Risk, Scouted, Search
+from ibau_lite.protocol import (
     Outcome,
     Run,
     check_finite,
     defense,
     hold_out,
 )
-from ibau_lite.folding import fold_batchnorm
-from ibau_lite.hypergrad import Solver
-from ibau_lite.kinds import check_kinds
-from ibau_lite.metrics import predict
-from ibau_lite.minimax import AimedUnion, Ascent, Maximum, OnePass, Risk, Scouted, Search
+from ibau_lite.searches import AimedUnion, OnePass
 from ibau_lite.sets import L2Ball, Region
 from ibau_lite.solvers import MINRES, FixedPoint
+from ibau_lite.speed import fold_batchnorm
 from ibau_lite.streams import stream
 from ibau_lite.training import augment, shuffled_positions
 
-__all__ = ["IBAUConfig", "ibau"]
+__all__ = ["IBAU", "ibau"]
 
 _COUNTS = ("inner_images", "outer_images", "implicit_images")  # None: all there are
 _ADVICE = "lower lr, raise the solver's damping, or drop the indirect term (solver=None)"
 
 
 @dataclass(frozen=True)
-class IBAUConfig:
+class IBAU:
     """Every setting of I-BAU; the defaults are one recipe for all data sets.
 
     The problem
@@ -143,7 +144,7 @@ class IBAUConfig:
             )
 
     @classmethod
-    def anchored(cls, **changes: Any) -> IBAUConfig:
+    def anchored(cls, **changes: Any) -> IBAU:
         """A recipe in which the network's own answers hold the accuracy.
 
         Several δ, in several sets, toward the classes that sparse ones single out, or away from all
@@ -167,7 +168,7 @@ class IBAUConfig:
         return replace(recipe, **changes)
 
     @classmethod
-    def exact(cls, **changes: Any) -> IBAUConfig:
+    def exact(cls, **changes: Any) -> IBAU:
         """The talk's mathematics: one H, inside and outside, each part solved to a tolerance.
 
         All images of a batch carry δ; the indirect term differentiates the outer batch's own H on
@@ -188,7 +189,7 @@ class IBAUConfig:
         return replace(recipe, **changes)
 
     @classmethod
-    def released(cls, *, gtsrb: bool = False, **changes: Any) -> IBAUConfig:
+    def released(cls, *, gtsrb: bool = False, **changes: Any) -> IBAU:
         """The recipe of the authors' published code, with its deviations from the talk.
 
         δ is sought by one pass of SGD (step 10) over batches of 100 on −CE(f(x + δ), *predicted*
@@ -217,8 +218,8 @@ class IBAUConfig:
         return replace(recipe, **changes)
 
 
-@defense(IBAUConfig)
-def ibau(model: nn.Module, clean: LabelledImages, config: IBAUConfig, run: Run) -> Outcome:
+@defense(IBAU)
+def ibau(model: nn.Module, clean: LabelledImages, config: IBAU, run: Run) -> Outcome:
     """Remove a backdoor from `model` with the clean images of the defender.
 
     Args:
@@ -228,7 +229,7 @@ def ibau(model: nn.Module, clean: LabelledImages, config: IBAUConfig, run: Run) 
             direct term is within 3 % of float64; with weights in bfloat16 no solve holds (see the
             residual), so drop the indirect term.
         clean: images [N, C, H, W] in [0, 1] with true labels [N], untouched by the attacker.
-        config: the recipe, `IBAUConfig()` by default; `IBAUConfig.released()` is the published one.
+        config: the recipe, `IBAU()` by default; `IBAU.released()` is the published one.
         seed: which images are drawn, stamped and shifted.
         evaluator: called after each round on the network that a defence of so many rounds would
             return, drawn back; its dict goes into the history.
@@ -309,7 +310,7 @@ def _find_deltas(
     model: nn.Module,
     theta: Mapping[str, Tensor],
     clean: LabelledImages,
-    config: IBAUConfig,
+    config: IBAU,
     generator: torch.Generator,
 ) -> tuple[Maximum, ...]:
     """The inner problem: δ ≈ arg max of H over the ball, on `inner_images` clean images."""
@@ -328,7 +329,7 @@ def _outer_risk(
     model: nn.Module,
     clean: LabelledImages,
     index: Tensor,
-    config: IBAUConfig,
+    config: IBAU,
     generator: torch.Generator,
     reference: nn.Module | None,
 ) -> Risk:
@@ -352,7 +353,7 @@ def _anchored(reference: nn.Module, images: Tensor, labels: Tensor, weight: floa
     return torch.lerp(F.one_hot(labels, own.shape[1]).to(own), own, weight)
 
 
-def _inner_risk(model: nn.Module, clean: LabelledImages, config: IBAUConfig) -> Risk | None:
+def _inner_risk(model: nn.Module, clean: LabelledImages, config: IBAU) -> Risk | None:
     """The objective whose stationarity defines ∇δ(θ): H on a few clean images; None: the outer one.
 
     The published code takes the first batch every time, so the images are not drawn anew.

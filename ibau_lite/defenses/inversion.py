@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ibau_lite._kinds import check_kinds, check_ranges
+from ibau_lite._modes import usual_settings
 from ibau_lite.data import LabelledImages
-from ibau_lite.folding import frozen
-from ibau_lite.kinds import check_kinds, check_ranges
 from ibau_lite.logits import check_logits, check_reads_alone, read
-from ibau_lite.modes import usual_settings
+from ibau_lite.speed import frozen
 
 __all__ = ["CandidateTriggers", "Inversion", "InvertedTriggers", "LossTerm", "mask_size"]
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from torch import nn
 
 from ibau_lite.data import LabelledImages
-from ibau_lite.defenses.ibau import IBAUConfig, ibau
-from ibau_lite.defenses.protocol import DefenseResult, Evaluator, configured
+from ibau_lite.ibau import IBAU, ibau
+from ibau_lite.protocol import DefenseResult, Evaluator, configured
 
 __all__ = ["naive"]
 
@@ -17,7 +17,7 @@ def naive(
     model: nn.Module,
     clean: LabelledImages,
     *,
-    config: IBAUConfig | None = None,
+    config: IBAU | None = None,
     seed: int = 0,
     progress: bool = False,
     evaluator: Evaluator | None = None,
@@ -27,5 +27,5 @@ def naive(
     The same loop, the same draws and the same settings as `ibau`, with `solver=None`: whatever
     differs between the two is the indirect term. Arguments, result and errors as there.
     """
-    config = replace(configured(config, IBAUConfig), solver=None)
+    config = replace(configured(config, IBAU), solver=None)
     return ibau(model, clean, config=config, seed=seed, progress=progress, evaluator=evaluator)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ibau_lite.hypergrad import Hypergradient, hypergradient
 from ibau_lite.minimax import Maximum, Risk
-from ibau_lite.replay import Replay
+from ibau_lite.speed import Replay
 
 if TYPE_CHECKING:
-    from ibau_lite.defenses.ibau import IBAUConfig
+    from ibau_lite.ibau import IBAU
 
 __all__ = ["OuterStep"]
 
@@ -26,7 +26,7 @@ _WORTH = 10
 
 
 class OuterStep:
-    """The hypergradient of each batch as `IBAUConfig` wants it; on a GPU as one launch (`Replay`).
+    """The hypergradient of each batch as `IBAU` wants it; on a GPU as one launch (`Replay`).
 
     `turns` is how many batches a δ serves. A step is recorded where it is worth it and where
     nothing looks at a number on the way, as a solver with a tolerance does; the numbers are the
@@ -37,7 +37,7 @@ class OuterStep:
         self,
         theta: Mapping[str, Tensor],
         inner: Risk | None,
-        config: IBAUConfig,
+        config: IBAU,
         *,
         turns: int,
     ) -> None:
@@ -97,13 +97,13 @@ class OuterStep:
         return _followed(gradient, sizes, config.trust), sizes
 
 
-def _looks_at_nothing(config: IBAUConfig) -> bool:
+def _looks_at_nothing(config: IBAU) -> bool:
     """Whether the solve is one that is known to end without looking at a residual."""
     solver = config.solver
     return solver is None or getattr(solver, "tol", 0.0) is None
 
 
-def _shared(outer: Risk, config: IBAUConfig) -> Risk:
+def _shared(outer: Risk, config: IBAU) -> Risk:
     """The outer objective as the inner one: the same object, but for a penalty."""
     return replace(outer, penalty=config.penalty) if config.penalty else outer
 

@@ -14,10 +14,10 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ibau_lite._modes import usual_settings
 from ibau_lite.data import LabelledImages
-from ibau_lite.defenses.door import clean_on_device, private_copy, stored_values
+from ibau_lite.door import clean_on_device, private_copy, stored_values
 from ibau_lite.metrics import Report
-from ibau_lite.modes import usual_settings
 from ibau_lite.streams import stream
 
 __all__ = [

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ibau_lite.kinds import check_kinds
+from ibau_lite._kinds import check_kinds
 from ibau_lite.minimax.ascent import Ascent, Maximum, starting_point
 from ibau_lite.minimax.risk import Risk
 from ibau_lite.sets import Region

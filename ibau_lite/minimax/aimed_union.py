@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ibau_lite.kinds import check_kinds
-from ibau_lite.minimax.aimed import Toward, classes
+from ibau_lite._kinds import check_kinds
 from ibau_lite.minimax.ascent import Ascent, Maximum, Objective
 from ibau_lite.minimax.risk import Risk
 from ibau_lite.minimax.scattering import Scattering
+from ibau_lite.searches import Toward, classes
 from ibau_lite.sets import Blocks, L1Ball, L2Ball, Region, Within, windows
 
 __all__ = ["AimedUnion"]

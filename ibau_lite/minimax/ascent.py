@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ibau_lite.kinds import check_kinds
+from ibau_lite._kinds import check_kinds
 from ibau_lite.sets import Region
 from ibau_lite.streams import stream
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ibau_lite.kinds import check_kinds
+from ibau_lite._kinds import check_kinds
 from ibau_lite.minimax.ascent import Maximum, starting_point
 from ibau_lite.minimax.risk import Risk
 from ibau_lite.sets import Region

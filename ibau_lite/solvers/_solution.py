@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ibau_lite.kinds import checking
+from ibau_lite._kinds import checking
 from ibau_lite.solvers._system import LinearSystem, Vector, norm
 
 

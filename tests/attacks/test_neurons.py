@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ibau_lite._modes import evaluation_mode
 from torch import nn
 
 from ibau_lite.attacks.neurons import most_connected
 from ibau_lite.models import mlp, resnet18, small_cnn, small_vgg
-from ibau_lite.modes import evaluation_mode
 
 
 def test_the_strongest_channels_of_a_normalised_convolution():

@@ -31,13 +31,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from ibau_lite.speed import Replay, fold_batchnorm
 from torch import Tensor, nn
 
-from ibau_lite.folding import fold_batchnorm
 from ibau_lite.hypergrad import hypergradient
 from ibau_lite.minimax import Risk
 from ibau_lite.models import small_vgg
-from ibau_lite.replay import Replay
 from ibau_lite.solvers import FixedPoint, SolverWarning
 
 STEP, PENALTY = 0.1, 0.001
@@ -90,9 +89,9 @@ def problem(
     theta = dict(model.named_parameters())
 
     def step(k: int = products, *, certify: bool = False, fold: bool = True) -> list[Tensor]:
-        solver = FixedPoint(step=STEP, max_iter=k, certify=False) if k else None
+        solver = FixedPoint(step=STEP, max_iter=k, compute_residual=False) if k else None
         i, o = folded if fold else (inner, outer)
-        result = hypergradient(o, i, delta, theta, solver=solver, certify=certify)
+        result = hypergradient(o, i, delta, theta, solver=solver, compute_residual=certify)
         return list(result.total.values())
 
     def forward() -> Tensor:
@@ -119,7 +118,7 @@ def contenders(count: int, products: int, device: str) -> dict[str, Callable[[],
         "published code": theirs,
         "hypergradient, network as it is": lambda: step(fold=False),
         "hypergradient, folded network": step,
-        "the same, with its true residual": lambda: step(certify=True),
+        "the same, with its true residual": lambda: step(compute_residual=True),
         "naive gradient (K = 0), folded": lambda: step(0),
     }
     if device == "cuda":

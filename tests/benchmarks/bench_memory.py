@@ -21,8 +21,8 @@ import warnings
 import torch
 import torch.nn.functional as F
 from bench_hypergradient import PENALTY, published
+from ibau_lite.speed import fold_batchnorm
 
-from ibau_lite.folding import fold_batchnorm
 from ibau_lite.hypergrad import hypergradient
 from ibau_lite.minimax import Risk
 from ibau_lite.models import small_vgg

@@ -9,7 +9,7 @@ network is the one with BadNets that comes with the package. The clock runs duri
 while ASR is measured. On a busy machine compare CPU seconds.
 
 The baseline is the published recipe, computed as published code does it: the same loop and draws
-as `IBAUConfig.released`, with each outer gradient by plain reverse-over-reverse autograd through
+as `IBAU.released`, with each outer gradient by plain reverse-over-reverse autograd through
 the network as it is (`published` in bench_hypergradient.py). A contender that is not done after
 `--rounds` rounds is listed with the time it has spent, which bounds its ratio from below.
 """
@@ -37,7 +37,7 @@ from ibau_lab.victims import Victim
 from ibau_lab.zoo import Zoo
 from ibau_lite.attacks import Attack
 from ibau_lite.data import Dataset
-from ibau_lite.defenses import IBAUConfig, ibau, naive, outer_step
+from ibau_lite.defenses import IBAU, ibau, naive, outer_step
 from ibau_lite.metrics import evaluate
 from ibau_lite.minimax import Risk
 from ibau_lite.solvers import SolverWarning
@@ -98,7 +98,7 @@ def _now() -> tuple[float, float]:
 
 
 def until_defended(
-    defense: Any, config: IBAUConfig, model: nn.Module, dataset: Dataset, attack: Attack
+    defense: Any, config: IBAU, model: nn.Module, dataset: Dataset, attack: Attack
 ) -> Clock:
     """The clock as it stood when the network was defended, or after `config.rounds` rounds.
 
@@ -136,8 +136,8 @@ def main() -> None:
     whole, attack, victim = poisoned(options.data)
     dataset = replace(whole, clean=whole.clean[: options.clean])
     flip = options.data == "cifar10"
-    ours = IBAUConfig(rounds=options.rounds, flip=flip)
-    released = IBAUConfig.released(gtsrb=options.data == "gtsrb", rounds=options.rounds)
+    ours = IBAU(rounds=options.rounds, flip=flip)
+    released = IBAU.released(gtsrb=options.data == "gtsrb", rounds=options.rounds)
     warnings.simplefilter("ignore", SolverWarning)
 
     rows = {

@@ -15,12 +15,12 @@ from torch import nn
 from ibau_lite import models
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import (
+    IBAU,
     ANPConfig,
     DPConfig,
     FinePruningConfig,
     FineTuningConfig,
     FTSAMConfig,
-    IBAUConfig,
     NADConfig,
     NeuralCleanseConfig,
     SAUConfig,
@@ -45,7 +45,7 @@ BRIEF = FineTuningConfig(epochs=1, batch_size=8)
 RUNS = {
     "fine_tuning": functools.partial(fine_tuning, config=BRIEF),
     "ibau": functools.partial(
-        ibau, config=IBAUConfig(rounds=1, ball=L2Ball(1.0), inner=Ascent(2), implicit_images=8)
+        ibau, config=IBAU(rounds=1, ball=L2Ball(1.0), inner=Ascent(2), implicit_images=8)
     ),
     "neural_cleanse": functools.partial(
         neural_cleanse, config=NeuralCleanseConfig(search=Inversion(steps=2), targets=(1,))
@@ -286,6 +286,6 @@ def test_numbers_of_numpy_are_as_good_as_pythons(tmp_path):
 def test_more_images_than_fit_into_memory_are_refused():
     with pytest.raises(ValueError, match="epoch_images: at most 100,000,000.*1,000,000,000,000"):
         FineTuningConfig(epoch_images=10**12)
-    config = IBAUConfig(rounds=1, ball=L2Ball(1.0), inner=Ascent(1), outer_images=10**12)
+    config = IBAU(rounds=1, ball=L2Ball(1.0), inner=Ascent(1), outer_images=10**12)
     with pytest.raises(ValueError, match=r"at most 100,000,000 .*1,000,000,000,000"):
         ibau(tiny_network(), tiny_images(), config=config)

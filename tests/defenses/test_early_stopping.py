@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from ibau_lite.data import LabelledImages
-from ibau_lite.defenses import EarlyStopping, IBAUConfig, naive
+from ibau_lite.defenses import IBAU, EarlyStopping, naive
 from ibau_lite.defenses.early_stopping import EarlyStoppingMonitor
 from ibau_lite.minimax import Ascent
 from ibau_lite.sets import L2Ball
 from ibau_lite.streams import stream
 
-BRIEF = IBAUConfig(rounds=4, ball=L2Ball(1.0), inner=Ascent(2), batch_size=8)
+BRIEF = IBAU(rounds=4, ball=L2Ball(1.0), inner=Ascent(2), batch_size=8)
 
 
 class Sign(nn.Module):

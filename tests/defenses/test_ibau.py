@@ -7,19 +7,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ibau_lite.searches import Aimed, AimedUnion, OnePass
 
 from ibau_lite import models
 from ibau_lite.attacks import badnets
 from ibau_lite.data import LabelledImages
-from ibau_lite.defenses import FineTuningConfig, IBAUConfig, fine_tuning, ibau
+from ibau_lite.defenses import IBAU, FineTuningConfig, fine_tuning, ibau
 from ibau_lite.hypergrad import hypergradient
 from ibau_lite.metrics import evaluate
-from ibau_lite.minimax import Aimed, AimedUnion, Ascent, OnePass, Risk, Scouted
+from ibau_lite.minimax import Ascent, Risk, Scouted
 from ibau_lite.sets import L1Ball, L2Ball, LinfBall, Within
 from ibau_lite.solvers import MINRES, ConjugateGradient
 from ibau_lite.training import Recipe, fit
 
-BRIEF = IBAUConfig(rounds=2, ball=L2Ball(1.0), inner=Ascent(2), batch_size=8, implicit_images=8)
+BRIEF = IBAU(rounds=2, ball=L2Ball(1.0), inner=Ascent(2), batch_size=8, implicit_images=8)
 
 
 @pytest.mark.parametrize(
@@ -38,15 +39,15 @@ BRIEF = IBAUConfig(rounds=2, ball=L2Ball(1.0), inner=Ascent(2), batch_size=8, im
         ({"penalty": -0.1}, "penalty"),
         ({"outer_images": 0}, "outer_images"),
         ({"shift": -1}, "shift"),
-        ({"anchor": 1.5}, "anchor"),
-        ({"draw_back": 1.0}, "draw_back"),
-        ({"draw_back": -0.1}, "draw_back"),
-        ({"trust": 0.0}, "trust"),
+        ({"distillation_weight": 1.5}, "anchor"),
+        ({"interpolation": 1.0}, "draw_back"),
+        ({"interpolation": -0.1}, "draw_back"),
+        ({"max_indirect_ratio": 0.0}, "trust"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(setting, says):
     with pytest.raises(ValueError, match=says):
-        IBAUConfig(**setting)
+        IBAU(**setting)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_settings_that_make_no_sense_are_refused(setting, says):
 )
 def test_settings_of_the_wrong_kind_are_refused(setting, says):
     with pytest.raises(TypeError, match=says):
-        IBAUConfig(**setting)
+        IBAU(**setting)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_delta_is_what_the_search_finds_on_the_network_as_it_came(model, clean, 
 
 def test_drawing_back_goes_a_part_of_the_straight_way_to_the_given_weights(model, clean):
     whole = ibau(model, clean, config=BRIEF).model
-    part = ibau(model, clean, config=replace(BRIEF, draw_back=0.25)).model
+    part = ibau(model, clean, config=replace(BRIEF, interpolation=0.25)).model
     for given, end, ours in zip(
         model.parameters(), whole.parameters(), part.parameters(), strict=True
     ):
@@ -92,7 +93,7 @@ def test_the_evaluator_sees_each_round_as_it_would_be_returned(model, clean):
 
     (Without the decay of the step, which looks ahead to the last round.)
     """
-    config = replace(BRIEF, rounds=3, draw_back=0.5, decay=False)
+    config = replace(BRIEF, rounds=3, interpolation=0.5, decay=False)
     seen = []
     ibau(model, clean, config=config, evaluator=lambda net: seen.append(net.state_dict()) or {})
     for rounds, weights in enumerate(seen[1:], 1):  # the first is the network as given
@@ -159,7 +160,9 @@ def test_the_history_says_what_was_found_and_followed(model, clean):
 def test_trust_bounds_the_indirect_term_by_the_direct_one(model, clean):
     solver = ConjugateGradient(max_iter=3, damping=1.0)
     runs = {
-        trust: ibau(model, clean, config=replace(BRIEF, solver=solver, trust=trust)).model
+        trust: ibau(
+            model, clean, config=replace(BRIEF, solver=solver, max_indirect_ratio=trust)
+        ).model
         for trust in (None, 1e12, 1e-9)
     }
     runs["naive"] = ibau(model, clean, config=replace(BRIEF, solver=None)).model
@@ -193,7 +196,7 @@ def test_a_round_passes_over_as_many_images_as_it_is_told(model, clean):
 
 
 def test_the_anchor_mixes_the_networks_own_answers_into_the_labels(model, clean):
-    from ibau_lite.defenses.ibau import _anchored
+    from ibau_lite.ibau import _anchored
 
     own = model(clean.images).softmax(1)
     given = torch.nn.functional.one_hot(clean.labels, own.shape[1]).float()
@@ -201,11 +204,13 @@ def test_the_anchor_mixes_the_networks_own_answers_into_the_labels(model, clean)
         mixed = _anchored(model, clean.images, clean.labels, weight)
         assert torch.allclose(mixed, (1 - weight) * given + weight * own, atol=1e-6)
     # With the answers alone and no δ to speak of there is nothing to learn.
-    still = replace(BRIEF, solver=None, anchor=1.0, ball=L2Ball(1e-6), shift=0, lr=1e-2)
+    still = replace(
+        BRIEF, solver=None, distillation_weight=1.0, ball=L2Ball(1e-6), shift=0, lr=1e-2
+    )
     moves = {
         anchor: sum(row["direct"] for row in ibau(model, clean, config=config).history)
         for anchor in (0.0, 1.0)
-        for config in (replace(still, anchor=anchor, rounds=1, batch_size=len(clean)),)
+        for config in (replace(still, distillation_weight=anchor, rounds=1, batch_size=len(clean)),)
     }
     assert moves[1.0] < 1e-3 * moves[0.0]
 
@@ -243,7 +248,7 @@ def test_it_removes_a_backdoor_that_fine_tuning_leaves():
     tuned = fine_tuning(network, clean, config=FineTuningConfig(epochs=3))
     assert evaluate(tuned.model, test, attack).attack_success_rate > 0.8
 
-    config = IBAUConfig(
+    config = IBAU(
         rounds=4, ball=L2Ball(2.5), inner=Ascent(20), inner_images=200, stamped=0.3, batch_size=25,
         solver=ConjugateGradient(max_iter=2, damping=1.0), implicit_images=25, lr=3e-3,
     )  # fmt: skip
@@ -261,7 +266,7 @@ def test_exact_is_one_objective_solved_to_a_tolerance(model, clean, monkeypatch)
         return hypergradient(outer, inner, *args, **kwargs)
 
     monkeypatch.setattr(sys.modules["ibau_lite.defenses.outer_step"], "hypergradient", spy)
-    config = IBAUConfig.exact(rounds=1, ball=L2Ball(0.3), batch_size=16)
+    config = IBAU.exact(rounds=1, ball=L2Ball(0.3), batch_size=16)
     result = ibau(model.double(), clean, config=config)
     assert set(seen) == {(True, True)}
     assert result.history[0]["residual"] < 2e-3
@@ -276,7 +281,7 @@ def test_a_penalty_counts_in_the_implicit_system_of_the_outer_batch(model, clean
         return hypergradient(outer, inner, *rest, **options)
 
     monkeypatch.setattr(sys.modules["ibau_lite.defenses.outer_step"], "hypergradient", kept)
-    config = IBAUConfig(rounds=1, batch_size=len(clean), implicit_images=None, inner=Ascent(1))
+    config = IBAU(rounds=1, batch_size=len(clean), implicit_images=None, inner=Ascent(1))
     for penalty in (0.0, 0.5):
         ibau(model, clean, config=replace(config, penalty=penalty))
     (same, inner), (outer, penalised) = seen
@@ -285,7 +290,7 @@ def test_a_penalty_counts_in_the_implicit_system_of_the_outer_batch(model, clean
     assert torch.equal(penalised.images, outer.images)
 
 
-@pytest.mark.parametrize("recipe", [IBAUConfig, IBAUConfig.exact, IBAUConfig.released])
+@pytest.mark.parametrize("recipe", [IBAU, IBAU.exact, IBAU.released])
 def test_equal_settings_are_equal_recipes(recipe):
     assert recipe() == recipe()
     assert recipe(solver=MINRES(max_iter=9)) != recipe()

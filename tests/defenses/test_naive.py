@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ibau_lite.defenses import IBAUConfig, ibau, naive
+from ibau_lite.defenses import IBAU, ibau, naive
 from ibau_lite.minimax import Ascent
 from ibau_lite.sets import L2Ball
 
-BRIEF = IBAUConfig(rounds=2, ball=L2Ball(1.0), inner=Ascent(2), batch_size=8, implicit_images=8)
+BRIEF = IBAU(rounds=2, ball=L2Ball(1.0), inner=Ascent(2), batch_size=8, implicit_images=8)
 
 
 @pytest.mark.filterwarnings("ignore::ibau_lite.solvers.SolverWarning")
@@ -32,5 +32,5 @@ def test_naive_is_ibau_without_a_solver(model, clean):
 
 def test_its_defaults_are_those_of_ibau(model, clean):
     one = naive(model, clean[:8])
-    other = ibau(model, clean[:8], config=IBAUConfig(solver=None))
+    other = ibau(model, clean[:8], config=IBAU(solver=None))
     assert one.history == other.history

@@ -14,10 +14,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from ibau_lite.door import clean_on_device
+from ibau_lite.searches import AimedUnion
 from torch import nn
 
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import (
+    IBAU,
     REGISTRY,
     ANPConfig,
     DeepInspectConfig,
@@ -25,7 +28,6 @@ from ibau_lite.defenses import (
     FinePruningConfig,
     FineTuningConfig,
     FTSAMConfig,
-    IBAUConfig,
     Inversion,
     NADConfig,
     NeuralCleanseConfig,
@@ -35,14 +37,13 @@ from ibau_lite.defenses import (
     protocol,
 )
 from ibau_lite.defenses import defense as decorated
-from ibau_lite.defenses.door import clean_on_device
 from ibau_lite.metrics import Report
-from ibau_lite.minimax import AimedUnion, Ascent
+from ibau_lite.minimax import Ascent
 from ibau_lite.sets import L2Ball
 from ibau_lite.testing import CLASSES, DEFENSE_CHECKS, Subject, tiny_images
 
 SEARCH = Inversion(steps=4, batch_size=8)
-BRIEF = IBAUConfig(rounds=2, ball=L2Ball(1.0), inner=Ascent(2), batch_size=8, implicit_images=8)
+BRIEF = IBAU(rounds=2, ball=L2Ball(1.0), inner=Ascent(2), batch_size=8, implicit_images=8)
 TUNING = FineTuningConfig(epochs=1, batch_size=8)
 CONFIGS = {
     "fine_tuning": FineTuningConfig(epochs=2, batch_size=8),

@@ -11,12 +11,12 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from ibau_lite.searches import OnePass
 from torch import nn
 
 from ibau_lite import models
 from ibau_lite.data import LabelledImages
-from ibau_lite.defenses import IBAUConfig, ibau
-from ibau_lite.minimax import OnePass
+from ibau_lite.defenses import IBAU, ibau
 from ibau_lite.sets import L2Ball
 from ibau_lite.streams import stream
 
@@ -105,9 +105,9 @@ def released_by_hand(
     return dict(model.named_parameters()), delta
 
 
-def config(gtsrb: bool, radius: float, **changes) -> IBAUConfig:
+def config(gtsrb: bool, radius: float, **changes) -> IBAU:
     inner = OnePass(1.0, "adam", BATCH) if gtsrb else OnePass(10.0, "sgd", BATCH)
-    return IBAUConfig.released(
+    return IBAU.released(
         gtsrb=gtsrb,
         ball=L2Ball(radius),
         inner=inner,
@@ -137,7 +137,7 @@ def test_two_rounds_end_at_the_same_weights(kind, gtsrb, radius):
 
 
 def test_the_defaults_are_the_published_numbers():
-    cifar, gtsrb = IBAUConfig.released(), IBAUConfig.released(gtsrb=True)
+    cifar, gtsrb = IBAU.released(), IBAU.released(gtsrb=True)
     assert cifar.inner == OnePass(10.0, "sgd", 100) and gtsrb.inner == OnePass(1.0, "adam", 100)
     assert (cifar.clamp, gtsrb.clamp) == (False, True)
     for recipe in (cifar, gtsrb):
@@ -146,4 +146,4 @@ def test_the_defaults_are_the_published_numbers():
         assert (recipe.implicit_images, recipe.inner_labels) == (100, "predicted")
         assert not recipe.on_ball and not recipe.decay and not recipe.flip and not recipe.shift
         assert recipe.solver.step == 0.1 and recipe.solver.max_iter == 5
-    assert IBAUConfig.released(rounds=1).rounds == 1
+    assert IBAU.released(rounds=1).rounds == 1

@@ -12,7 +12,7 @@ import torch
 from ibau_lab import Victim, describe, read, run
 from ibau_lite.attacks import Attack
 from ibau_lite.data import Dataset
-from ibau_lite.defenses import REGISTRY, FineTuningConfig, IBAUConfig
+from ibau_lite.defenses import IBAU, REGISTRY, FineTuningConfig
 from ibau_lite.metrics import evaluate
 from ibau_lite.solvers import FixedPoint
 
@@ -107,7 +107,7 @@ def test_rounds_may_be_watched_on_fewer_images_and_the_end_never_is(
 
 def test_the_victim_is_left_as_it_was(dataset: Dataset, attack: Attack, poisoned: Victim) -> None:
     before = {name: value.clone() for name, value in poisoned.model.state_dict().items()}
-    run(dataset, attack, poisoned, "naive", IBAUConfig(rounds=1, shift=0))
+    run(dataset, attack, poisoned, "naive", IBAU(rounds=1, shift=0))
     for name, value in poisoned.model.state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -118,12 +118,12 @@ def test_an_unknown_defence_is_refused(dataset: Dataset, attack: Attack, poisone
 
 
 def test_a_solver_is_described_by_its_name_and_settings() -> None:
-    described = describe(IBAUConfig(solver=FixedPoint(step=0.1, max_iter=5)))
-    assert described["kind"] == "IBAUConfig"
+    described = describe(IBAU(solver=FixedPoint(step=0.1, max_iter=5)))
+    assert described["kind"] == "IBAU"
     assert described["ball"] == {"kind": "L2Ball", "radius": 4.0, "tolerance": 1e-4}
     assert described["solver"] == {
         "kind": "FixedPoint", "step": 0.1, "max_iter": 5, "tol": None, "damping": 0.0,
-        "certify": True,
+        "compute_residual": True,
     }  # fmt: skip
     assert json.loads(json.dumps(described)) == described
 

@@ -8,7 +8,7 @@ import pytest
 from ibau_lab import Victim, describe, first_run, read
 from ibau_lab.first_run import PROFILES, Row, cells, experiments
 from ibau_lite.data import Dataset
-from ibau_lite.defenses import REGISTRY, FineTuningConfig, IBAUConfig
+from ibau_lite.defenses import IBAU, REGISTRY, FineTuningConfig
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -50,7 +50,7 @@ def small(monkeypatch: pytest.MonkeyPatch, dataset: Dataset, poisoned: Victim) -
     """The command line on data that take a moment."""
     rows = (
         Row("fine-tuning", "fine_tuning", FineTuningConfig(epochs=1, shift=0)),
-        Row("naive", "naive", IBAUConfig(rounds=1, shift=0)),
+        Row("naive", "naive", IBAU(rounds=1, shift=0)),
     )
     shades = replace(experiments("smoke")[0], data="shades", rows=rows, seeds=(0, 1), target=1)
     monkeypatch.setattr(first_run, "experiments", lambda profile: (shades,))

@@ -15,7 +15,7 @@ from ibau_lab.plan import TABLES, Case, Cell, cases, contestants, plan, settings
 from ibau_lab.shipping import ship
 from ibau_lab.zoo import members
 from ibau_lite.attacks import badnets
-from ibau_lite.defenses import IBAUConfig
+from ibau_lite.defenses import IBAU
 from ibau_lite.models import small_cnn
 
 CELL = Cell(Case("cifar10", "trojan_wm", 0.05, 5000), "ibau", 1, "cpu")
@@ -133,7 +133,7 @@ def test_what_must_be_made_before_a_cell() -> None:
 def test_every_contender_has_settings_and_three_of_them_are_ibau(profile: str) -> None:
     for data in ("signs",) if profile == "smoke" else ("cifar10", "gtsrb"):
         all_of_them = {name: contender(name, profile, data) for name in CONTENDERS}
-        recipes = [c.config for c in all_of_them.values() if isinstance(c.config, IBAUConfig)]
+        recipes = [c.config for c in all_of_them.values() if isinstance(c.config, IBAU)]
         assert len(recipes) == 4
         assert all_of_them["naive"].config == all_of_them["ibau"].config
         assert all_of_them["released"].config.inner_labels == "predicted"

@@ -247,7 +247,9 @@ def test_solver_factors_hold_for_the_library_s_solvers(kappa, steps, seed):
     S, b = matrix(kappa, seed=seed), vector(8, seed + 100)
     x = torch.linalg.solve(S, b)
     solvers = {
-        "fixed_point": FixedPoint(step=optimal_step(1, kappa), max_iter=steps, certify=False),
+        "fixed_point": FixedPoint(
+            step=optimal_step(1, kappa), max_iter=steps, compute_residual=False
+        ),
         "conjugate_gradient": ConjugateGradient(max_iter=steps),
     }
     for name, solve in solvers.items():

@@ -295,7 +295,7 @@ def test_filter_factor_is_what_the_iteration_returns(eigenvalues, step, steps, d
     values = torch.tensor(eigenvalues, dtype=F64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SolverWarning)
-        solve = FixedPoint(step=step, max_iter=steps, damping=damping, certify=False)
+        solve = FixedPoint(step=step, max_iter=steps, damping=damping, compute_residual=False)
         ours = solve(lambda v: values * v, torch.ones_like(values)).x
     factors = filter_factor(values, step=step, steps=steps, damping=damping)
     scale = float(1 + (1 + step * (values + damping).abs().max()) ** steps)
