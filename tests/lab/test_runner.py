@@ -42,7 +42,11 @@ def start(folder: Path, *more: str) -> subprocess.Popen[bytes]:
     command += ["--seeds", "2", "--results", str(folder / "r.jsonl"), "--folder", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     quiet = subprocess.DEVNULL
-    return subprocess.Popen([*command, *more], env=environment, stdout=quiet, stderr=quiet)
+    return subprocess.Popen(
+        [*command, *more], env=environment, stdout=quiet, stderr=quiet,
+        # A shell's background job, which these tests may be, hands on that SIGINT is ignored.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def wait_for_lines(path: Path, count: int) -> None:
@@ -79,10 +83,10 @@ def test_every_cell_is_run_once_and_every_network_trained_once(tiny: Path, tmp_p
     assert not list(tmp_path.glob(".r.jsonl.claims"))
 
 
-def stopped(folder: Path, by: signal.Signals, lines: int, seeds: int = 2) -> int:
+def stopped(folder: Path, by: signal.Signals, lines: int) -> int:
     """Send two jobs a signal in the middle of their work: the status, when all are gone."""
     psutil = pytest.importorskip("psutil")
-    process = start(folder, "--jobs", "2", "--seeds", str(seeds))
+    process = start(folder, "--jobs", "2")
     try:
         wait_for_lines(folder / "r.jsonl", lines)
         children = psutil.Process(process.pid).children(recursive=True)
@@ -92,7 +96,7 @@ def stopped(folder: Path, by: signal.Signals, lines: int, seeds: int = 2) -> int
         process.kill()
     assert len(children) >= 2
     assert not psutil.wait_procs(children, timeout=60)[1], "orphans go on working"
-    assert lines <= len(read(folder / "r.jsonl")) < 8 * seeds, "it was not stopped in the middle"
+    assert lines <= len(read(folder / "r.jsonl")) < 16, "it was not stopped in the middle"
     return status
 
 
@@ -111,7 +115,7 @@ def test_interrupted_it_ends_what_it_works_on_before_others_may_take_it(
     tiny: Path, tmp_path: Path
 ) -> None:
     """By a signal to the runner alone, as a notebook sends it; a terminal's reaches the workers."""
-    assert stopped(tmp_path, signal.SIGINT, 1, seeds=10) == 130
+    assert stopped(tmp_path, signal.SIGINT, 1) == 130
     assert not list(tmp_path.glob(".r.jsonl.claims/*"))
 
 
