@@ -92,7 +92,7 @@ def experiments(profile: str = "smoke") -> tuple[Experiment, ...]:
 
     The networks have the paper's dropout. `full` trains them for 50 epochs and defends for 5
     rounds; `cpu` trains for as long as it takes to come near that, and defends for 1. The network
-    of `smoke` was picked from six by what I-BAU leaves on its test images: it shows how a defence
+    of `smoke` was picked by what I-BAU leaves on its test images: it shows how a defence
     works, and nothing about how often.
     Raises `ValueError` for another profile.
     """
