@@ -11,9 +11,9 @@ from .first_run import Experiment
 __all__ = ["course"]
 
 _LONGER: dict[str, dict[str, int]] = {
-    "cifar10": {"all_to_all": 4, "seven_to_seven": 2},
+    "cifar10": {"all_to_all": 2},
 }
-"""Data -> attack -> how many times the recipe's epochs: these teach a label for each class."""
+"""Data -> attack -> how many times the recipe's epochs: it teaches a label for each class."""
 
 
 def course(experiment: Experiment, profile: str, attack: str = "") -> Recipe:
