@@ -4,11 +4,11 @@
     python -m ibau_lab zoo table --results zoo.jsonl
 
 The networks of seed 0 in profile `cpu` come with the package (float16, see `shipping`), so that a
-reader, a test and a table start from the same weights; `--afresh` trains them. The clean network
-comes first: five of the triggers are computed from it. A network that is there is not trained again
-and one that is recorded is not recorded again, so a build that was stopped goes on where it was.
-Networks are those of `first_run`, trained as `courses` says, from an epoch's end on if they were
-stopped.
+reader, a test and a table start from the same weights; `--afresh` trains them, and `--received`
+names another folder of such networks, which may be a part of them. The clean network comes first:
+five of the triggers are computed from it. A network that is there is not trained again and one that
+is recorded is not recorded again, so a build that was stopped goes on where it was. Networks are
+those of `first_run`, trained as `courses` says, from an epoch's end on if they were stopped.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Zoo:
     `folder` holds the networks, as `victims.victim` names them, and in `attacks/` the computed
     triggers. The seed of a network decides its first weights, its training, who is poisoned, and
     the computed triggers, which are made from the clean network of that seed. `shipped` names the
-    networks of seed 0 that are received instead.
+    networks of seed 0 that are taken from the folder `received` instead.
     """
 
     dataset: Dataset
@@ -86,6 +86,7 @@ class Zoo:
     profile: str
     folder: Path
     shipped: frozenset[str] = frozenset()
+    received: Path = FOLDER
 
     @classmethod
     def open(
@@ -94,22 +95,23 @@ class Zoo:
         profile: str = "cpu",
         folder: str | Path | None = None,
         *,
-        afresh: bool = False,
+        received: Path | None = FOLDER,
     ) -> Zoo:
         """Load the data and say where the networks are; trains nothing.
 
-        `folder` is `victims/` in the data's cache by default; `afresh` does without the shipped
-        networks. Raises `ValueError` for a data set that the profile does not have, and as
-        `first_run.experiments`.
+        `folder` is `victims/` in the data's cache by default. `received` is the folder of shipped
+        networks, None does without. Raises `ValueError` for a data set that the profile does not
+        have, and as `first_run.experiments`.
         """
         known = {experiment.data: experiment for experiment in first_run.experiments(profile)}
         if data not in known:
             raise ValueError(f"data: {' or '.join(known)} in profile {profile!r}, got {data!r}")
         folder = Path(folder) if folder is not None else cache.folder() / "victims"
         ours = {f"{data}-{profile}-{member.name}" for member in members(data)}
-        # All or none: what is computed from a network must find that one.
-        there = frozenset(ours if not afresh and ours <= names(FOLDER) else ())
-        return cls(known[data].load(), known[data], profile, folder, there)
+        there = frozenset(ours & names(received) if received is not None else ())
+        if f"{data}-{profile}-{CLEAN}" not in there:
+            there = frozenset()  # triggers are computed from the clean network
+        return cls(known[data].load(), known[data], profile, folder, there, received or FOLDER)
 
     def member(self, name: str) -> Member:
         """A network by name; raises `ValueError` for one that is not in `members`."""
@@ -124,7 +126,7 @@ class Zoo:
         That of the clean network is the control of BadNets, which it has never met.
         """
         if seed == 0 and self.has(name):
-            return load_attack(FOLDER, self.label(name))
+            return load_attack(self.received, self.label(name))
         if name == CLEAN:
             return attacks.control(attacks.badnets())
         if name == "all_to_all":
@@ -206,10 +208,10 @@ class Zoo:
         return f"{self.experiment.data}-{self.profile}-{name}"
 
     def _received(self, name: str) -> Victim:
-        got = load_from(FOLDER, name, self.experiment.build(seed=0))
+        got = load_from(self.received, name, self.experiment.build(seed=0))
         model = got.model.to("cuda" if torch.cuda.is_available() else "cpu")
         report = evaluate(model, self.dataset.test, got.attack)
-        settings = {**got.metadata["settings"], "weights": digest(FOLDER, name)}
+        settings = {**got.metadata["settings"], "weights": digest(self.received, name)}
         made = got.metadata.get("made", {})  # the oldest networks do not tell
         return Victim(model, report, settings, got.metadata["seconds"], made)
 
@@ -217,7 +219,7 @@ class Zoo:
         if name not in COMPUTED:
             return attacks.named_trigger(name)
         if seed == 0 and self.has(name):
-            return load_attack(FOLDER, self.label(name)).pairs[0][0]
+            return load_attack(self.received, self.label(name)).pairs[0][0]
         clean = self.network(self.member(CLEAN), seed, progress=progress)
         file = f"{self.dataset.name}-{name}-{key_of(clean.settings)}.safetensors"
         path = self.folder / "attacks" / file
@@ -273,8 +275,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     build.add_argument("--jobs", type=int, default=1, help="how many networks are trained at once")
     build.add_argument("--folder", type=Path, help="of the networks; the data's cache by default")
     build.add_argument("--half", action="store_true", help="also write float16 copies to ship")
-    build.add_argument(
+    source = build.add_mutually_exclusive_group()
+    source.add_argument(
         "--afresh", action="store_true", help="train what comes with the package, too"
+    )
+    source.add_argument(
+        "--received", type=Path, default=FOLDER, help="do not train the networks in this folder"
     )
     show = commands.add_parser("table", help="print the records beside the talk's rows")
     for command in (build, show):
@@ -289,8 +295,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"{choice.results} holds no records of networks: {error}")
         return 0
     try:
-        afresh = choice.afresh or choice.half
-        zoo = Zoo.open(choice.data, choice.profile, choice.folder, afresh=afresh)
+        afresh = choice.afresh or (choice.half and choice.received == FOLDER)
+        received = None if afresh else choice.received
+        zoo = Zoo.open(choice.data, choice.profile, choice.folder, received=received)
         chosen = list(members(choice.data))
         if choice.attacks:
             chosen = [zoo.member(name) for name in choice.attacks.split(",")]
@@ -302,7 +309,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _build(zoo, chosen, seeds, choice.results, choice.jobs)
     if choice.half:
         for member in chosen:
-            _ship(zoo, member)
+            if not zoo.has(member.name):
+                _ship(zoo, member)
     return 0
 
 
@@ -320,7 +328,7 @@ def _build(
         for member, seed in tqdm(work, desc="zoo", unit="network"):
             _tell(zoo.record(member, seed, results=results, progress=True))
         return
-    there = zoo.experiment.data, zoo.profile, zoo.folder, not zoo.shipped
+    there = zoo.experiment.data, zoo.profile, zoo.folder, zoo.received if zoo.shipped else None
     executor = processes(jobs)
     try:
         flights = [executor.submit(_record_alone, *there, m, seed, results) for m, seed in work]
@@ -334,13 +342,13 @@ def _record_alone(
     data: str,
     profile: str,
     folder: Path,
-    afresh: bool,
+    received: Path | None,
     member: Member,
     seed: int,
     results: Path,
 ) -> dict[str, Any]:
     """`Zoo.record` in another process, which loads the data itself."""
-    return Zoo.open(data, profile, folder, afresh=afresh).record(member, seed, results=results)
+    return Zoo.open(data, profile, folder, received=received).record(member, seed, results=results)
 
 
 def _ship(zoo: Zoo, member: Member) -> None:

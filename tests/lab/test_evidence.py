@@ -180,7 +180,7 @@ def test_training_says_when_the_poison_enters_and_how_many_rounds_there_are() ->
     cpu, full = evidence.training("cifar10").splitlines()
     assert cpu.startswith("- `cpu`: ") and "a cycle of clean images, then 4 epochs" in cpu
     assert full.startswith(
-        "- `full`: 50 epochs with the poison (all_to_all 200, seven_to_seven 100)"
+        "- `full`: 50 epochs with the poison (all_to_all 100)"
     )
     assert "I-BAU released 100" in evidence.training("gtsrb").splitlines()[1]
 

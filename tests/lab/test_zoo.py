@@ -131,16 +131,13 @@ def test_copies_to_ship_are_complete(
     assert re.search(r"blend\.safetensors: 0\.0\d MB, ACC", capsys.readouterr().out)
 
 
-def test_a_shipped_network_is_received_and_not_trained(
-    small: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shipped_network_is_received_and_not_trained(small: list[int], tmp_path: Path) -> None:
     half = tmp_path / "zoo" / "half"
-    monkeypatch.setattr(zoo, "FOLDER", half)
     build(tmp_path, "--attacks", "trojan_sq", "--half")
-    assert not Zoo.open("signs", "smoke").shipped  # a part of the networks is none
+    assert not Zoo.open("signs", "smoke", received=half).shipped  # no clean network is among them
     records = {record["network"]: record for record in build(tmp_path, "--half")}
     trained = len(small)
-    house = Zoo.open("signs", "smoke", tmp_path / "elsewhere")
+    house = Zoo.open("signs", "smoke", tmp_path / "elsewhere", received=half)
     got, first = house.network(house.member("trojan_sq")), records["trojan_sq"]
     assert len(small) == trained and got.seconds == first["seconds"]
     stated = hashlib.sha256((half / "signs-smoke-trojan_sq.safetensors").read_bytes()).hexdigest()
@@ -150,9 +147,27 @@ def test_a_shipped_network_is_received_and_not_trained(
     # Another seed, and all of them where that is asked for.
     house.network(house.member("trojan_sq"), seed=1)
     assert len(small) == trained + 2  # and the clean network of that seed: its trigger's source
-    afresh = Zoo.open("signs", "smoke", tmp_path / "elsewhere", afresh=True)
+    afresh = Zoo.open("signs", "smoke", tmp_path / "elsewhere", received=None)
     afresh.network(afresh.member("trojan_sq"))
     assert len(small) == trained + 4
+
+
+def test_a_build_goes_on_from_the_networks_that_it_receives(
+    small: list[int], tmp_path: Path
+) -> None:
+    build(tmp_path, "--attacks", "clean,blend", "--half")
+    part = tmp_path / "part"
+    (tmp_path / "zoo" / "half").rename(part)
+    (tmp_path / "zoo").rename(tmp_path / "lost")
+    trained = len(small)
+    wanted = ("--attacks", "clean,blend,trojan_sq", "--received", str(part), "--half")
+    records = build(tmp_path, *wanted)
+    assert len(small) == trained + 1  # Trojan SQ, with a trigger from the clean network received
+    weights = [record["settings"]["network"].get("weights") for record in records[-2:]]
+    assert records[-2]["network"] == "blend" and weights[0] and weights[1] is None
+    made = sorted(path.name for path in (tmp_path / "zoo" / "half").glob("*trojan_sq.safe*"))
+    assert made == ["signs-smoke-trojan_sq.safetensors"]
+    assert not list((tmp_path / "zoo" / "half").glob("*blend*"))
 
 
 def test_the_shipped_networks_are_those_of_the_evidence() -> None:
