@@ -4,8 +4,9 @@
     signs = ib.data.load("signs")
     defended = ib.ibau(model, signs.clean)
 
-`ib.ibau` is the defence, `ib.IBAU` its settings, `ib.hypergradient` what it follows. The other
-rooms are imported when they are first named.
+`ib.ibau` is the defence, `ib.IBAU` its settings, `ib.hypergradient` what it follows;
+`ib.diagnose` tells whether a class stands out. The other rooms are imported when they are first
+named.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from ibau_lite.diagnosis import diagnose
 from ibau_lite.hypergrad import hypergradient
 from ibau_lite.ibau import IBAU, ibau
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
         curvature,
         data,
         defenses,
+        diagnosis,
         hypergrad,
         metrics,
         minimax,
@@ -50,6 +53,8 @@ __all__ = [
     "curvature",
     "data",
     "defenses",
+    "diagnose",
+    "diagnosis",
     "hypergrad",
     "hypergradient",
     "ibau",

@@ -11,6 +11,7 @@ COMMANDS = {
     "rerun": "ibau_lab.rerun",
     "tables": "ibau_lab.report",
     "near_duplicates": "ibau_lab.near_duplicates",
+    "diagnoses": "ibau_lab.diagnoses",
 }
 HELP = """usage: python -m ibau_lab COMMAND …
 
@@ -20,6 +21,7 @@ HELP = """usage: python -m ibau_lab COMMAND …
   tables     print what is recorded of the tables, beside the talk's numbers
   near_duplicates
              count the test images that are nearly among the clean ones
+  diagnoses  see in which networks of the zoo a class stands out
 
 python -m ibau_lab COMMAND --help says the rest."""
 
