@@ -36,7 +36,7 @@ __all__ = ["Diagnosis", "diagnose"]
 
 _SETS: tuple[Region, ...] = (L2Ball(4.0), L1Ball(50.0))
 _CLIMB = Ascent(8)
-_IMAGES, _FEWEST = 200, 10  # of all climbs of a set together, and of one
+_IMAGES, _FEWEST = 400, 20  # of all climbs of a set together, and of one
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +93,8 @@ def diagnose(
 
     Args:
         model: any classifier with logits, which is not changed.
-        clean: images [N, C, H, W] in [0, 1] with true labels [N]. A climb sees 200 / K of them for
-            K classes, at least 10, the same for all.
+        clean: images [N, C, H, W] in [0, 1] with true labels [N]. A climb sees 400 / K of them for
+            K classes, at least 20, the same for all.
         sets: where δ is sought: by default L2Ball(4), for a trigger that is spread thin, and
             L1Ball(50), for one of few pixels.
         climb: how δ is sought, by default in 8 steps. With K classes, S sets and m images a climb,
