@@ -18,7 +18,17 @@ from torch import Tensor, nn
 
 from ibau_lite.streams import derived_seed
 
-__all__ = ["ResNet", "SmallVGG", "mlp", "resnet18", "small_cnn", "small_vgg"]
+__all__ = [
+    "Normalised",
+    "PreActResNet",
+    "ResNet",
+    "SmallVGG",
+    "mlp",
+    "preact_resnet18",
+    "resnet18",
+    "small_cnn",
+    "small_vgg",
+]
 
 
 def _conv_block(inputs: int, outputs: int, activation: type[nn.Module]) -> list[nn.Module]:
@@ -98,6 +108,76 @@ class ResNet(nn.Module):
         return self.classifier(self.features(images).flatten(1))
 
 
+class _PreActivation(nn.Module):
+    """A residual block whose norms and ReLUs come before its convolutions."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut.append(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = torch.relu(self.bn1(x))
+        passed_on = self.shortcut(seen) if len(self.shortcut) else x
+        return passed_on + self.conv2(torch.relu(self.bn2(self.conv1(seen))))
+
+
+class PreActResNet(nn.Module):
+    """A residual network with pre-activation: see `preact_resnet18`."""
+
+    def __init__(self, depths: Iterable[int], num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        _check_classes(num_classes)
+        self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
+        channels, self.stages = 64, []
+        for stage, depth in enumerate(depths):
+            blocks = nn.Sequential()
+            for block in range(depth):
+                stride = 2 if stage > 0 and block == 0 else 1
+                blocks.append(_PreActivation(channels, 64 * 2**stage, stride))
+                channels = 64 * 2**stage
+            self.add_module(f"layer{stage + 1}", blocks)
+            self.stages.append(f"layer{stage + 1}")
+        self.linear = nn.Linear(channels, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.conv1(images)
+        for stage in self.stages:
+            x = self.get_submodule(stage)(x)
+        return self.linear(x.mean((2, 3)))
+
+
+class Normalised(nn.Module):
+    """`network` on images whose channels are shifted by −`mean` and divided by `std`.
+
+    With it a network that was trained on normalised images reads images in [0, 1], where δ lives.
+    Raises `ValueError` for numbers that are not one a channel, or a std that is not positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: Iterable[float], std: Iterable[float]) -> None:
+        super().__init__()
+        shift, scale = (torch.tensor([float(x) for x in each]) for each in (mean, std))
+        if shift.shape != scale.shape or not len(shift) or not bool((scale > 0).all()):
+            raise ValueError(
+                "mean and std: a number for each channel, std above 0, are expected, "
+                f"got {shift.tolist()} and {scale.tolist()}"
+            )
+        self.network = network
+        self.register_buffer("mean", shift.view(1, -1, 1, 1))
+        self.register_buffer("std", scale.view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network((images - self.mean) / self.std)
+
+
 def _check_classes(num_classes: int) -> None:
     if num_classes < 2:
         raise ValueError(f"a classifier needs at least 2 classes, got num_classes = {num_classes}")
@@ -168,6 +248,16 @@ def resnet18(num_classes: int = 10, in_channels: int = 3, *, seed: int = 0) -> n
     Source: He et al., CVPR 2016.
     """
     return _seeded(seed, ResNet, (2, 2, 2, 2), num_classes, in_channels)
+
+
+def preact_resnet18(num_classes: int = 10, in_channels: int = 3, *, seed: int = 0) -> nn.Module:
+    """ResNet-18 with pre-activation for 32×32 images (11.2 million parameters).
+
+    Parameters have the names of BackdoorBench's PreActResNet-18, so that its weights can be loaded;
+    like that one it has no norm between the last block and the mean.
+    Source: He et al., ECCV 2016; Wu et al., NeurIPS 2022 (BackdoorBench).
+    """
+    return _seeded(seed, PreActResNet, (2, 2, 2, 2), num_classes, in_channels)
 
 
 def mlp(

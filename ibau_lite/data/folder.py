@@ -7,11 +7,12 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ibau_lite.data import class_names, pictures
 from ibau_lite.data.halves import Halves
-from ibau_lite.data.labelled import Dataset
+from ibau_lite.data.labelled import Dataset, LabelledImages
 from ibau_lite.data.splits import Sizes, split
 from ibau_lite.files import shown
 
@@ -55,6 +56,20 @@ def load_image_folder(
     )  # fmt: skip
     sizes = Sizes.with_defaults(None, len(halves.x_test), clean, validation, train, test)
     return split(path.resolve().name, halves, sizes, seed)
+
+
+def load_labelled_folder(
+    path: str | os.PathLike[str], *, size: int = 32
+) -> tuple[LabelledImages, tuple[str, ...]]:
+    """Load path/<class>/*.png, one set that is not split, and the names of its classes.
+
+    Classes, pictures, warnings and errors are those of a half of `load_image_folder`.
+    """
+    path = Path(path)
+    names = _class_folders(path)
+    images, labels = _read_half(_pictures(path, names), size)
+    moved = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return LabelledImages(moved, torch.from_numpy(labels)), class_names.printable(names)
 
 
 def _class_folders(half: Path) -> list[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ibau_lite.plots.confusion import confusion_matrices
+    from ibau_lite.plots.diagnoses import class_scores
     from ibau_lite.plots.images import image_grid, predictions, stamping
     from ibau_lite.plots.rates import bars, curves
     from ibau_lite.plots.rounds import delta_and_trigger, per_round, terms
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # Figure -> the file that draws it.
 _HOME = {
     "bars": "rates",
+    "class_scores": "diagnoses",
     "confusion_matrices": "confusion",
     "curves": "rates",
     "delta_and_trigger": "rounds",
@@ -38,6 +40,7 @@ _HOME = {
 __all__ = [
     "amplitude_spectrum",
     "bars",
+    "class_scores",
     "confusion_matrices",
     "curves",
     "delta_and_trigger",
