@@ -25,9 +25,9 @@ _PAGE = """<!doctype html>
 body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 46rem;
        padding: 0 1rem; color: #222; background: #fff; }}
 table {{ border-collapse: collapse; display: block; overflow-x: auto; }}
-th, td {{ border-bottom: 1px solid #ccc; padding: .25rem .75rem; text-align: left; }}
+th, td {{ border-bottom: 1px solid #ccc; padding: .25rem .75rem; text-align: left;
+          overflow-wrap: anywhere; }}
 svg {{ max-width: 100%; height: auto; }}
-code {{ overflow-wrap: anywhere; }}
 </style></head><body>
 <h1>{title}</h1>
 {body}

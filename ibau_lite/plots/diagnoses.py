@@ -48,6 +48,6 @@ def class_scores(diagnoses: Mapping[str, Diagnosis], names: Sequence[str]) -> Fi
     axes.set_yticks(range(len(shown)), [names[k] for k in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(left=0)
-    axes.set_xlabel("height over that of the median class (dotted: stands out)", color=INK)
+    axes.set_xlabel("times the median class (dotted: stands out)", color=INK)
     axes.legend(frameon=False)
     return figure
