@@ -6,7 +6,7 @@ Planning reads no data and trains nothing, so that a list or an estimate costs n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -58,6 +58,12 @@ class Cell:
     seed: int
     profile: str
     network_seed: int = 0
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Cell:
+        """The cell that a record tells of; `KeyError` for what it lacks."""
+        case = Case(told["data"], told["attack"], told["rate"], told["clean"])
+        return cls(case, told["defense"], told["seed"], told["profile"], told["network_seed"])
 
     @cached_property
     def key(self) -> str:
