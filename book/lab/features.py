@@ -13,17 +13,14 @@ The rules are ours, the talk states none; applied to the numbers that it prints 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
-from .compare import KEPT, Comparison, Outcome, compare, published
+from .compare import KEPT, Outcome, Records, compare, published
 from .contenders import CONTENDERS
-from .grid import grid
+from .grid import grid, mark
 from .layout import seed_range
 from .published import FEATURES, PUBLISHED
-
-__all__ = ["RULES", "derive", "markdown", "of_the_talk"]
 
 Answer = bool | None
 """Yes, no, or not known yet: cells are missing that could still change it."""
@@ -32,14 +29,18 @@ Rows = Sequence[tuple[str, Outcome | None]]
 """(data set, outcome) of the rows that a rule looks at; None for one that was not run."""
 
 
-def _every(holds: Callable[[Outcome], bool]) -> Callable[[Rows], Answer]:
-    def rule(rows: Rows) -> Answer:
-        answers = [None if outcome is None else holds(outcome) for _, outcome in rows]
-        if False in answers:
-            return False  # whatever the others turn out to be
-        return None if None in answers or not answers else True
+def _all(answers: Iterable[Answer]) -> Answer:
+    """No if one is no, whatever the others turn out to be; not known while one is missing."""
+    answers = list(answers)
+    return False if False in answers else None if None in answers or not answers else True
 
-    return rule
+
+def _healed(rows: Rows) -> Answer:
+    return _all(outcome and outcome.both for _, outcome in rows)
+
+
+def _removed(rows: Rows) -> Answer:
+    return _all(outcome and outcome.removed for _, outcome in rows)
 
 
 def _kept_on_average(rows: Rows) -> Answer:
@@ -48,14 +49,10 @@ def _kept_on_average(rows: Rows) -> Answer:
         if outcome is None:
             return None
         drops.setdefault(data, []).append(outcome.drop)
-    if not drops:
-        return None
-    return all(sum(each) / len(each) <= KEPT for each in drops.values())
+    return _all(sum(each) / len(each) <= KEPT for each in drops.values())
 
 
 _LOOKED_AT = ("table1", "table2", "table3", "table4", "table5")
-_healed = _every(lambda outcome: outcome.removed and outcome.kept)
-_removed = _every(lambda outcome: outcome.removed)
 
 RULES: dict[str, tuple[tuple[str, ...], Callable[[Rows], Answer]]] = {
     "one-trigger-one-target": (("table1", "table2"), _healed),
@@ -66,82 +63,67 @@ RULES: dict[str, tuple[tuple[str, ...], Callable[[Rows], Answer]]] = {
 }
 """Feature -> (the rows it looks at, the rule)."""
 
-
-def derive(
-    records: Iterable[Mapping[str, Any]], profile: str = "full"
-) -> dict[str, dict[str, Answer]]:
-    """Defence (our label) -> feature -> answer, for each defence that has a record."""
-    return _answers(_tables(records, profile))
+Told = tuple[str, str, str, str, Outcome | None]
+"""(table, attack, data set, defence, outcome) of a row, ours or the talk's."""
 
 
-def _answers(tables: Mapping[str, list[Comparison]]) -> dict[str, dict[str, Answer]]:
-    rows = dict(tables)
-    rows["table1 trojan_wm"] = [r for r in rows["table1"] if r.case.attack == "trojan_wm"]
-    seen = {each.label for table in rows.values() for each in table if each.n}
-    labels = [label for label, _ in CONTENDERS.values() if label in seen]
+def _answers(told: Sequence[Told], who: str) -> dict[str, Answer]:
+    def rows(name: str) -> Rows:
+        wanted, _, only = name.partition(" ")
+        return [
+            (data, outcome)
+            for table, attack, data, defence, outcome in told
+            if (table, defence) == (wanted, who) and only in ("", attack)
+        ]
+
     return {
-        label: {
-            feature: rule(
-                [
-                    (each.case.data, each.ours)
-                    for table in looked_at
-                    for each in rows[table]
-                    if each.label == label
-                ]
-            )
-            for feature, (looked_at, rule) in RULES.items()
-        }
-        for label in labels
+        feature: rule([row for name in looked_at for row in rows(name)])
+        for feature, (looked_at, rule) in RULES.items()
     }
 
 
-def _tables(records: Iterable[Mapping[str, Any]], profile: str) -> dict[str, list[Comparison]]:
+def derive(records: Records, profile: str = "full") -> dict[str, dict[str, Answer]]:
+    """Defence (our label) -> feature -> answer, for each defence that has a record."""
+    return {label: answers for label, (answers, _) in _derived(records, profile).items()}
+
+
+def _derived(records: Records, profile: str) -> Mapping[str, tuple[dict[str, Answer], str]]:
+    """The same, with how many seeds the cells rest on."""
     records = list(records)
-    return {table: compare(records, table, profile) for table in _LOOKED_AT}
+    cells = [(table, each) for table in _LOOKED_AT for each in compare(records, table, profile)]
+    told = [(t, each.case.attack, each.case.data, each.label, each.ours) for t, each in cells]
+    seeds: dict[str, list[int]] = {label: [] for label, _ in CONTENDERS.values()}
+    for _, each in cells:
+        seeds[each.label].append(each.n)
+    return {
+        label: (_answers(told, label), seed_range(counted))
+        for label, counted in seeds.items()
+        if any(counted)
+    }
 
 
 def of_the_talk() -> dict[str, dict[str, Answer]]:
     """The rules applied to what the talk prints: column -> feature -> answer."""
-
-    def rows(name: str, column: str) -> Rows:
-        table, _, attack = name.replace("table", "Table ").partition(" trojan")
-        return [
-            (entry.data, published(entry))
-            for entry in PUBLISHED
-            if entry.table == table
-            and entry.defense == column
-            and (not attack or entry.attack == "trojan_wm")
-        ]
-
-    return {
-        column: {
-            feature: rule([row for name in tables for row in rows(name, column)])
-            for feature, (tables, rule) in RULES.items()
-        }
-        for column in FEATURES
-    }
+    told = [
+        (e.table.lower().replace(" ", ""), e.attack, e.data, e.defense, published(e))
+        for e in PUBLISHED
+    ]
+    return {column: _answers(told, column) for column in FEATURES}
 
 
-def markdown(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str:
+def markdown(records: Records, profile: str = "full") -> str:
     """The derived matrix as a Markdown table, the talk's mark in brackets; … is not known yet.
 
     A line a defence; at its end stands how many seeds its cells rest on.
     """
-    tables = _tables(records, profile)
-    derived = _answers(tables)
-    cells = [each for table in tables.values() for each in table]
     columns = dict(CONTENDERS.values())
     rows = []
-    for label, answers in derived.items():
+    for label, (answers, seeds) in _derived(records, profile).items():
         printed = FEATURES.get(columns[label] or "", {})
-        marks = [
-            _mark(answers[feature]) + (f" ({_mark(printed[feature])})" if printed else "")
-            for feature in RULES
-        ]
-        rows.append([label, *marks, seed_range(each.n for each in cells if each.label == label)])
+        talk = (f" ({mark(printed[feature])})" if printed else "" for feature in RULES)
+        marks = (
+            mark(answer, "…") + told for answer, told in zip(answers.values(), talk, strict=True)
+        )
+        rows.append([label, *marks, seeds])
     table = pd.DataFrame(rows, columns=["defence", *RULES, "seeds"])
     return grid(table, "l" + "c" * len(RULES) + "r")
-
-
-def _mark(answer: Answer) -> str:
-    return "…" if answer is None else "✓" if answer else "✗"
