@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from .compare import Comparison, Outcome, Records, named, points
+from .compare import Comparison, Outcome, named, points
 from .evidence import COMPARED, shown
 from .grid import grid, share
+from .records import Records
 
 _NOTHING = "No cell is recorded yet that the talk has, too."
 

@@ -12,9 +12,10 @@ import pandas as pd
 from ibau_lite.attacks.named import ONE_TARGET
 from ibau_lite.searches import AimedUnion
 
-from .compare import Comparison, Record, named
+from .compare import Comparison, named
 from .contenders import contender
 from .grid import grid
+from .records import Record
 
 
 def heights(compared: Iterable[Comparison]) -> str:

@@ -10,9 +10,9 @@ seeds. A defence that found no trigger (×) left the network as it was, and is j
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -23,15 +23,13 @@ from .contenders import CONTENDERS, RECIPES
 from .grid import grid, mark, share
 from .plan import TABLES, Case, Cell, cases, contestants, plan
 from .published import PUBLISHED, Published
+from .records import Record, Records
 
 REMOVED = 0.20
 """The backdoor counts as removed if the attack success rate is at most this."""
 
 KEPT = 0.10
 """The accuracy counts as kept if it falls by at most this."""
-
-Record = Mapping[str, Any]
-Records = Iterable[Record]
 
 
 class Outcome(NamedTuple):

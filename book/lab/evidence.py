@@ -19,7 +19,6 @@ from ibau_lite.attacks.named import ONE_TARGET
 from .compare import (
     Comparison,
     Outcome,
-    Records,
     adopted,
     compare,
     named,
@@ -34,7 +33,7 @@ from .first_run import experiments
 from .grid import grid, mark, share
 from .layout import matrix_rows, means
 from .plan import TABLES, plan
-from .records import device, usual_device
+from .records import Records, device, usual_device
 
 COMPARED = TABLES[:-1]
 """The tables of ACC and ASR; Table 6 has the seconds of cells of the first two."""

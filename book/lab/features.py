@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from .compare import KEPT, Outcome, Records, compare, published
+from .compare import KEPT, Outcome, compare, published
 from .contenders import CONTENDERS
 from .grid import grid, mark
 from .layout import seed_range
 from .published import FEATURES, PUBLISHED
+from .records import Records
 
 Answer = bool | None
 """Yes, no, or not known yet: cells are missing that could still change it."""

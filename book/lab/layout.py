@@ -13,9 +13,10 @@ import pandas as pd
 from ibau_lite.attacks.named import SEVEN_TARGETS
 from ibau_lite.metrics import spread
 
-from .compare import Comparison, Records, compare, named, printed
+from .compare import Comparison, compare, named, printed
 from .grid import grid
 from .published import Published
+from .records import Records
 
 
 def matrix(compared: Sequence[Comparison]) -> str:
