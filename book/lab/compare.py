@@ -244,16 +244,15 @@ def _compared(records: Records, profile: str, rows: Iterable[tuple[Case, str]]) 
     return compared
 
 
-def markdown(compared: Iterable[Comparison], *, missing: bool = False) -> str:
-    """The cells as a Markdown table; `missing` keeps those that were neither run nor printed."""
+def markdown(compared: Iterable[Comparison]) -> str:
+    """The cells that were run as a Markdown table."""
     head = ["row", "defence", "n", "ACC", "ASR", "the talk: ACC", "the talk: ASR", "agree", "wins"]
     rows = []
     for each in compared:
-        if each.records or missing:
-            ours = [each.accuracy, success(each)] if each.records else ["not run", ""]
+        if each.records:
+            ours = [named(each.case), each.label, each.n, each.accuracy, success(each)]
             talk = each.talk.told() if each.talk else ["", ""]
-            marks = [mark(each.agrees), mark(each.wins)]
-            rows.append([named(each.case), each.label, each.n, *ours, *talk, *marks])
+            rows.append([*ours, *talk, mark(each.agrees), mark(each.wins)])
     return grid(pd.DataFrame(rows, columns=head), "llrrrrrcc")
 
 

@@ -71,7 +71,7 @@ def on_networks(
     return profile, of_cells(records, sorted(cells, key=lambda cell: order.index(cell.defense)))
 
 
-def progress(records: Records, tables: Sequence[str], *, seeds: int = 3) -> str:
+def progress(records: Records, tables: Sequence[str]) -> str:
     """What is recorded of each table and profile as Markdown, and the command that goes on.
 
     "others" counts finished records of these tables whose settings are not the plan's any more, and
@@ -84,7 +84,7 @@ def progress(records: Records, tables: Sequence[str], *, seeds: int = 3) -> str:
     rows = []
     for table in tables:
         for profile in reversed(_REAL):
-            cells = plan([table], profile, seeds=seeds)
+            cells = plan([table], profile)
             keys = {cell.key for cell in cells}
             # As the plan tells them, settings apart: the same cells, run with other settings.
             told_as = [{**cell.told, "key": ""} for cell in cells]
@@ -99,7 +99,7 @@ def progress(records: Records, tables: Sequence[str], *, seeds: int = 3) -> str:
     text = grid(counted, "llr")
     if not counted["done"].sum():
         text += "\n\n**Nothing is recorded yet**: the talk's numbers stand alone below."
-    command = f"python -m ibau_lab reproduce {' '.join(tables)} --profile cpu --seeds {seeds}"
+    command = f"python -m ibau_lab reproduce {' '.join(tables)} --profile cpu --seeds 3"
     where = "--results book/results/reproduce.jsonl"
     return f"{text}\n\nThis goes on where the records end:\n\n```\n{command} \\\n    {where}\n```"
 

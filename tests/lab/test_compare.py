@@ -118,7 +118,6 @@ def test_what_found_no_trigger_is_marked() -> None:
     done[1]["found"] = True
     assert "| 85.0 / 98.0<br>×1/2<br>(" in layout.matrix(compare.compare(done, "table1", "cpu"))
     assert "98.0 ± 0.0 % (× in 1)" in compare.markdown(compare.compare(done, "table1", "cpu"))
-    assert "not run" in compare.markdown(compare.compare([], "table1", "cpu"), missing=True)
     assert "× | × |" in compare.markdown(compare.compare([], "table4", "cpu"), missing=True)
 
 

@@ -9,8 +9,6 @@ from matplotlib.figure import Figure
 
 from ibau_lite.plots.style import INK, SERIES, new_figure, style_axes
 
-__all__ = ["distributions", "errors_and_bounds", "lines"]
-
 Curve = tuple[Sequence[float], Sequence[float]]
 
 

@@ -12,8 +12,6 @@ from matplotlib.ticker import MaxNLocator
 
 from ibau_lite.plots.style import FAINT, INK, SERIES, new_figure, style_axes
 
-__all__ = ["OURS", "TALK", "over_setting", "paths", "price"]
-
 OURS, TALK = "ours", "the talk"
 
 Point = tuple[float, float]

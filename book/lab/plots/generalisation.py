@@ -13,8 +13,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ibau_lite.plots.style import INK, SERIES, new_figure, style_axes
 
-__all__ = ["bound_terms", "gaps", "laws", "orders"]
-
 _TERMS = ("empirical", "complexity", "confidence")
 
 

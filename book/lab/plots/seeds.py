@@ -9,8 +9,6 @@ from matplotlib.figure import Figure
 
 from ibau_lite.plots.style import FAINT, INK, SERIES, new_figure, style_axes
 
-__all__ = ["per_row"]
-
 
 def per_row(
     panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]],
