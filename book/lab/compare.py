@@ -22,7 +22,7 @@ from ibau_lite.streams import VERSION
 from .contenders import CONTENDERS, RECIPES
 from .grid import grid, mark, share
 from .plan import TABLES, Case, Cell, cases, contestants, plan
-from .published import PUBLISHED, Published
+from .published import Published, printed
 from .records import Record, Records
 
 REMOVED = 0.20
@@ -130,7 +130,7 @@ class Comparison:
     @property
     def wins(self) -> bool | None:
         """Whether ours is no worse than the talk's I-BAU on this row; None as in `agrees`."""
-        best = printed(self.case, "I-BAU")
+        best = printed("I-BAU", **vars(self.case))
         if self.ours is None or best is None:
             return None
         return self.ours.no_worse_than(published(best))
@@ -138,21 +138,13 @@ class Comparison:
 
 def published(entry: Published) -> Outcome:
     """The outcome of a printed cell; of × that of the network before any defence."""
-    before = printed(entry, "no defence")
+    before = printed("no defence", entry.data, entry.attack, entry.rate, entry.clean)
     assert before is not None and before.accuracy is not None
     assert before.attack_success_rate is not None
     if entry.accuracy is None or entry.attack_success_rate is None:
         return Outcome(0.0, before.attack_success_rate / 100)
     drop = (before.accuracy - entry.accuracy) / 100
     return Outcome(drop, entry.attack_success_rate / 100)
-
-
-def printed(row: Published | Case, column: str) -> Published | None:
-    """The talk's cell of the same row in another column; Table 4 is Trojan WM at other rates."""
-    return _PRINTED.get((row.data, row.attack, row.rate, row.clean, column))
-
-
-_PRINTED = {(e.data, e.attack, e.rate, e.clean, e.defense): e for e in PUBLISHED}
 
 
 def current(records: Records, profile: str) -> dict[Case, dict[str, dict[int, Record]]]:
@@ -239,7 +231,7 @@ def _compared(records: Records, profile: str, rows: Iterable[tuple[Case, str]]) 
     for case, name in rows:
         label, column = CONTENDERS[name]
         runs = found.get(case, {}).get(name, {})
-        talk = None if column is None else printed(case, column)
+        talk = None if column is None else printed(column, **vars(case))
         compared.append(Comparison(case, label, tuple(runs[s] for s in sorted(runs)), talk))
     return compared
 

@@ -13,9 +13,9 @@ import pandas as pd
 from ibau_lite.attacks.named import SEVEN_TARGETS
 from ibau_lite.metrics import spread
 
-from .compare import Comparison, compare, named, printed
+from .compare import Comparison, compare, named
 from .grid import grid
-from .published import Published
+from .published import Published, printed
 from .records import Records
 
 
@@ -37,7 +37,9 @@ def matrix_rows(compared: Sequence[Comparison]) -> pd.DataFrame:
     before = {case: [] for case in cases}  # type: ignore[var-annotated]
     for each in compared:
         before[each.case] += [record["before"] for record in each.records]
-    undefended = (_beside(runs, printed(case, "no defence")) for case, runs in before.items())
+    undefended = (
+        _beside(runs, printed("no defence", **vars(case))) for case, runs in before.items()
+    )
     rows = [["no defence", "", *undefended]]
     for label in dict.fromkeys(each.label for each in compared):
         here = {each.case: each for each in compared if each.label == label}

@@ -7,7 +7,7 @@ import pandas as pd
 from ibau_lite.metrics import spread
 
 from .grid import grid
-from .published import one_trigger
+from .published import printed
 from .records import Records
 
 NO_DEFENCE = "no defence"
@@ -60,8 +60,9 @@ def markdown(lines: pd.DataFrame, *, talk: bool = True) -> str:
         }
     )
     if talk:
-        theirs = [_in_the_talk(line.data, line.label) for line in lines.itertuples()]
-        table[["the talk: ACC", "the talk: ASR"]] = theirs
+        cells = [printed(line.label, line.data, "badnets") for line in lines.itertuples()]
+        told = [cell.told() if cell else ["", ""] for cell in cells]
+        table[["the talk: ACC", "the talk: ASR"]] = told
     return grid(table, "llr")
 
 
@@ -92,10 +93,3 @@ def side_by_side(records: Records) -> str:
 
 def _whole(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.0f}"
-
-
-def _in_the_talk(data: str, label: str) -> list[str]:
-    try:
-        return {row.defense: row.told() for row in one_trigger(data)}.get(label, ["", ""])
-    except KeyError:
-        return ["", ""]
