@@ -274,19 +274,24 @@ def counts(records: Records, profile: str) -> str:
     (other recipes of I-BAU do not count). "rows won" is out of those where the book's I-BAU was run
     and the talk has a row: of how many it is no worse than the talk's.
     """
-    known = [record for record in adopted(records) if "cell" in record]
-    done = {record["cell"]["key"] for record in known if "error" not in record}
-    failed = {record["cell"]["key"] for record in known} - done
-    rows = []
+    records, rows = adopted(records), []
     for table in TABLES:
-        keys = {cell.key for cell in plan([table], profile)}
-        compared = compare(known, table, profile)
+        compared = compare(records, table, profile)
         agree = [each.agrees for each in compared if not each.repeats]
         won = [each.wins for each in compared if each.label == "I-BAU"]
         told = [share(answers) or "0 of 0" for answers in (agree, won)]
-        rows.append([table, len(keys), len(keys & done), len(keys & failed), *told])
+        rows.append([table, *settled(records, table, profile), *told])
     head = ["table", "planned", "done", "failed", "agree", "rows won"]
     return grid(pd.DataFrame(rows, columns=head))
+
+
+def settled(records: Records, table: str, profile: str) -> tuple[int, int, int]:
+    """How many cells of a table are planned with three seeds, how many are done, and failed."""
+    keys = {cell.key for cell in plan([table], profile)}
+    known = [record for record in adopted(records) if record.get("cell", {}).get("key") in keys]
+    done = {record["cell"]["key"] for record in known if "error" not in record}
+    failed = {record["cell"]["key"] for record in known} - done
+    return len(keys), len(done), len(failed)
 
 
 def origin(records: Records) -> str:

@@ -24,6 +24,7 @@ from .compare import (
     named,
     of_cells,
     points,
+    settled,
     strange,
     success,
 )
@@ -77,23 +78,17 @@ def progress(records: Records, tables: Sequence[str]) -> str:
     "others" counts finished records of these tables whose settings are not the plan's any more, and
     those that `compare.current` leaves out because of their images; they are in no table.
     """
-    records = adopted(record for record in records if "cell" in record)
-    done = [record["cell"] for record in records if "error" not in record]
-    keys_done = {cell["key"] for cell in done}
-    failed = {record["cell"]["key"] for record in records} - keys_done
+    records = adopted(records)
+    done = [record["cell"] for record in records if "cell" in record and "error" not in record]
     rows = []
     for table in tables:
         for profile in reversed(_REAL):
-            cells = plan([table], profile)
-            keys = {cell.key for cell in cells}
             # As the plan tells them, settings apart: the same cells, run with other settings.
-            told_as = [{**cell.told, "key": ""} for cell in cells]
-            older = [each for each in done if each["key"] not in keys]
-            others = sum({**each, "key": ""} in told_as for each in older)
-            others += sum(record["cell"]["key"] in keys for record in strange(records, profile))
-            rows.append(
-                [table, profile, len(keys), len(keys & keys_done), len(keys & failed), others]
-            )
+            told_as = {cell.key: {**cell.told, "key": ""} for cell in plan([table], profile)}
+            older = [{**cell, "key": ""} for cell in done if cell["key"] not in told_as]
+            others = sum(cell in told_as.values() for cell in older)
+            others += sum(record["cell"]["key"] in told_as for record in strange(records, profile))
+            rows.append([table, profile, *settled(records, table, profile), others])
     head = ["table", "profile", "cells planned", "done", "failed", "others"]
     counted = pd.DataFrame(rows, columns=head)
     text = grid(counted, "llr")
