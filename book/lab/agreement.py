@@ -33,12 +33,14 @@ def disagreements(records: Records, tables: Sequence[str] = COMPARED) -> str:
     rows = judged[~judged["agrees"]]
     if rows.empty:
         return f"None: all {len(judged)} cells that both have give the same answers."
-    where = rows["table"] + (" (" + rows["profile"] + ")" if len(profiles) > 1 else "")
-    columns = ["row", "defence", "n", "ours: lost", "ASR", "the talk: lost", "ASR "]
-    shown = rows[[*columns, "removed by", "kept by"]].rename(columns={"ASR ": "ASR"})
-    shown.insert(0, "table", where)
-    told = f"{len(rows)} of the {len(judged)} cells that both have"
-    return f"{told} (profile {' and '.join(profiles)}):\n\n{grid(shown, 'lllr')}"
+    if len(profiles) > 1:
+        rows = rows.assign(table=rows["table"] + " (" + rows["profile"] + ")")
+    columns = ["table", "row", "defence", "n", "our loss", "our ASR", "their loss", "their ASR"]
+    told = rows[[*columns, "removed", "kept"]]
+    head = [*columns[:4], "ours: lost", "ASR", "the talk: lost", "ASR", "removed by", "kept by"]
+    count = f"{len(rows)} of the {len(judged)} cells that both have"
+    table = grid(told.set_axis(head, axis=1), "lllr")
+    return f"{count} (profile {' and '.join(profiles)}):\n\n{table}"
 
 
 def tally(records: Records, tables: Sequence[str] = COMPARED) -> str:
@@ -59,8 +61,8 @@ def tally(records: Records, tables: Sequence[str] = COMPARED) -> str:
         rows.append([label, *(share(kind["agrees"]) for kind in kinds)])
     table = pd.DataFrame(rows, columns=["defence", "agree", "the talk: both", "the talk: not both"])
     differs = [
-        ", ".join(f"{what[:-3]}: {who} only" for what, who in whos.items() if who)
-        for _, whos in once.loc[~once["agrees"], ["removed by", "kept by"]].iterrows()
+        ", ".join(f"{what}: {who} only" for what, who in whos.items() if who)
+        for _, whos in once.loc[~once["agrees"], ["removed", "kept"]].iterrows()
     ]
     told = "; ".join(f"{what}: {count}" for what, count in Counter(differs).most_common())
     return f"{grid(table)}\n\nWhat differs: {told or 'nothing'}."
@@ -77,7 +79,7 @@ def divided(compared: Iterable[Comparison]) -> str:
 
 
 def _judged(records: Records, tables: Sequence[str]) -> pd.DataFrame:
-    """A line for every cell that both have: the columns of `disagreements`, and the verdicts."""
+    """A line for every cell that both have; `removed` and `kept` say who alone did, if one did."""
     records, lines = list(records), []
     for table in tables:
         profile, compared = shown(records, table)
@@ -88,10 +90,10 @@ def _judged(records: Records, tables: Sequence[str]) -> pd.DataFrame:
                     {
                         "table": table[-1], "profile": profile, "row": named(each.case),
                         "defence": each.label, "n": each.n, "repeats": each.repeats,
-                        "ours: lost": points(ours.drop), "ASR": _rate(ours),
-                        "the talk: lost": points(theirs.drop), "ASR ": _rate(theirs),
-                        "removed by": _alone(ours.removed, theirs.removed),
-                        "kept by": _alone(ours.kept, theirs.kept),
+                        "our loss": points(ours.drop), "our ASR": _rate(ours),
+                        "their loss": points(theirs.drop), "their ASR": _rate(theirs),
+                        "removed": _alone(ours.removed, theirs.removed),
+                        "kept": _alone(ours.kept, theirs.kept),
                         "agrees": bool(each.agrees), "both": theirs.both,
                     }
                 )  # fmt: skip

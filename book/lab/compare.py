@@ -296,16 +296,14 @@ def settled(records: Records, table: str, profile: str) -> tuple[int, int, int]:
 
 def origin(records: Records) -> str:
     """Where finished records come from: images, machines, versions, dates; a line each."""
-    told = [
-        {
-            "images": record["source"],
-            "hardware": "{device} ({threads} threads, ".format_map(record["hardware"])
-            + f"{record['jobs']} cells at a time)",
-            "versions": ", ".join(f"{name} {of}" for name, of in record["versions"].items()),
-            "dates": record["date"][:10],
-        }
-        for record in records
-        if "cell" in record and "error" not in record
-    ]
-    columns = pd.DataFrame(told, columns=["images", "hardware", "versions", "dates"])
-    return "\n".join(f"{name}: {'; '.join(sorted(set(columns[name])))}" for name in columns)
+    names = ("images", "hardware", "versions", "dates")
+    found: dict[str, set[str]] = {name: set() for name in names}
+    for record in records:
+        if "cell" in record and "error" not in record:
+            hardware, jobs = record["hardware"], record["jobs"]
+            threads = f"{hardware['threads']} threads, {jobs} cells at a time"
+            found["images"].add(record["source"])
+            found["hardware"].add(f"{hardware['device']} ({threads})")
+            found["versions"].add(", ".join(f"{k} {v}" for k, v in record["versions"].items()))
+            found["dates"].add(record["date"][:10])
+    return "\n".join(f"{name}: {'; '.join(sorted(values))}" for name, values in found.items())

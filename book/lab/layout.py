@@ -15,6 +15,7 @@ from ibau_lite.metrics import spread
 
 from .compare import Comparison, compare, named
 from .grid import grid
+from .plan import Case
 from .published import Published, printed
 from .records import Records
 
@@ -34,7 +35,7 @@ def matrix_rows(compared: Sequence[Comparison]) -> pd.DataFrame:
     names = [named(case) for case in cases]
     if len({case.data for case in cases}) == 1:  # then it need not be said of each
         names = [name.split(" ", 1)[1] for name in names]
-    before = {case: [] for case in cases}  # type: ignore[var-annotated]
+    before: dict[Case, list[Mapping[str, float]]] = {case: [] for case in cases}
     for each in compared:
         before[each.case] += [record["before"] for record in each.records]
     undefended = (
