@@ -1,8 +1,8 @@
-"""Figures of Theorem 1: errors under their bounds, orders in log-log, spectra."""
+"""Figures of Theorem 1: errors under their bounds, and spectra."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -11,8 +11,6 @@ from matplotlib.figure import Figure
 from ibau_lite.plots.style import INK, new_figure, style_axes
 
 from .looks import check, label, look
-
-Curve = tuple[Sequence[float], Sequence[float]]
 
 
 def errors_and_bounds(
@@ -44,35 +42,6 @@ def errors_and_bounds(
             frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1)
         )
     axes[0].set_ylabel("error (solid) and bound (dashed)", color=INK)
-    return figure
-
-
-def lines(
-    panels: Mapping[str, Mapping[str, Curve]],
-    *,
-    xlabel: str,
-    ylabel: str,
-    xscale: str = "log",
-    yscale: str = "log",
-    dashed: Collection[str] = (),
-) -> Figure:
-    """Draw named curves (x, y) in one panel a title; the names in `dashed` without markers.
-
-    Scales are matplotlib's ("log", "linear", "symlog"). Raises `ValueError` where there is nothing
-    to draw or where x and y differ in length.
-    """
-    check(panels, "curve")
-    figure, [axes] = new_figure(1, len(panels), 4.2 * len(panels), 3.6)
-    for place, (title, curves) in zip(axes, panels.items(), strict=True):
-        for number, (name, (x, y)) in enumerate(curves.items()):
-            if len(x) != len(y):
-                raise ValueError(f"{name}: {len(x)} values of x and {len(y)} of y")
-            bare = {"linestyle": "--", "marker": None} if name in dashed else {"linestyle": "-"}
-            place.plot(x, y, label=name, **(look(number) | {"markersize": 4} | bare))
-        style_axes(place)
-        place.set(xscale=xscale, yscale=yscale)
-        label(place, xlabel, "" if place is not axes[0] else ylabel, title)
-        place.legend(frameon=False, fontsize=8)
     return figure
 
 
