@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 from ibau_lite.theory.certified import certified_constants
 from ibau_lite.theory.convergence import (
@@ -388,9 +389,7 @@ def order(distances: Sequence[float], errors: Sequence[float]) -> float:
     """The slope of log(error) over log(distance), by least squares. ValueError for a zero."""
     if len(distances) < 2 or not all(v > 0 for v in [*distances, *errors]):
         raise ValueError("a slope in log-log needs two points or more, all of them positive")
-    x, y = (torch.tensor(v, dtype=torch.float64).log() for v in (distances, errors))
-    x = x - x.mean()
-    return float((x * y).sum() / (x * x).sum())
+    return float(np.polyfit(np.log(distances), np.log(errors), 1)[0])
 
 
 def norm(theta: Parameters) -> float:

@@ -96,15 +96,13 @@ def both_sides(
     unseen: LabelledImages,
     radius: float,
     a: Capacity,
-    *,
-    share: float = 0.1,
     **search: Any,
 ) -> dict[str, Any]:
     """What Theorem 3 compares, at the worst δ found on the sample and at the worst found elsewhere.
 
     The unseen images are halved: one half is searched for a second δ, the other is measured. Of the
     two δ the one with the larger unseen error is reported: `left`, `sample_error`, their difference
-    `gap`, and γ, the margin that a `share` of the sample more than errs does not reach. `ratio` is
+    `gap`, and γ, the margin that a tenth of the sample more than errs does not reach. `ratio` is
     A/(γ√n) for the capacity `a`: up to constants and a logarithm, the complexity term.
     """
     middle = len(unseen) // 2
@@ -115,7 +113,7 @@ def both_sides(
         here = margins(scores(model, sample.images + delta.cpu()), sample.labels)
         there = margins(scores(model, measured.images + delta.cpu()), measured.labels)
         error = float(margin_error(here))
-        gamma = float(here.clamp_min(0).quantile(min(1.0, error + share)))
+        gamma = float(here.clamp_min(0).quantile(min(1.0, error + 0.1)))
         rows.append({"left": float(margin_error(there)), "sample_error": error, "gamma": gamma})
     row = max(rows, key=lambda row: row["left"])
     ratio = a.total / (row["gamma"] * math.sqrt(len(sample))) if row["gamma"] > 0 else math.inf

@@ -12,18 +12,14 @@ from ibau_lite.plots.style import INK, new_figure, style_axes
 
 from .looks import check, label, look
 
+_FLOOR = 1e-16
 
-def errors_and_bounds(
-    panels: Mapping[str, Sequence[Mapping[str, Any]]],
-    *,
-    bound: str = "bound",
-    floor: float = 1e-16,
-) -> Figure:
+
+def errors_and_bounds(panels: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Measured errors (solid) and their bounds (dashed) over T, one colour for each K.
 
-    `panels` maps a title to rows of `ibau_lab.convergence.grid` that differ in T and K only;
-    `bound` names the column of the dashed lines, and values below `floor` are drawn there. Raises
-    `ValueError` where there is nothing to draw.
+    `panels` maps a title to rows of `ibau_lab.convergence.grid` that differ in T and K only. Values
+    below 1e-16 are drawn there. Raises `ValueError` where there is nothing to draw.
     """
     check(panels, "row")
     figure, [axes] = new_figure(1, len(panels), 4.2 * len(panels), 3.6)
@@ -31,9 +27,9 @@ def errors_and_bounds(
         for number, K in enumerate(sorted({row["K"] for row in rows})):
             some = sorted((row for row in rows if row["K"] == K), key=lambda row: row["T"])
             T, style = [row["T"] for row in some], look(number) | {"linestyle": "-"}
-            error = [max(floor, row["error"]) for row in some]
+            error = [max(_FLOOR, row["error"]) for row in some]
             place.plot(T, error, markersize=4, label=f"K = {K}", **style)
-            place.plot(T, [max(floor, row[bound]) for row in some], "--", color=style["color"])
+            place.plot(T, [max(_FLOOR, row["bound"]) for row in some], "--", color=style["color"])
         style_axes(place)
         place.set_yscale("log")
         label(place, "T, steps of the inner ascent")
@@ -49,12 +45,11 @@ def distributions(
     panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]],
     *,
     xlabel: str = "eigenvalue",
-    threshold: float = 0.1,
 ) -> Figure:
     """The estimated fraction of eigenvalues below x, as steps, with a dotted line at zero.
 
     `panels` maps a title to named spectra, each with ``values`` and ``weights`` as
-    `curvature.spectrum` gives them. The axis is linear within ± `threshold`, logarithmic beyond.
+    `curvature.spectrum` gives them. The axis is linear within ± 0.1, logarithmic beyond.
     The ends are marked: they are what the theorem asks for. Raises `ValueError` for no spectrum.
     """
     check(panels, "spectrum")
@@ -70,7 +65,7 @@ def distributions(
             place.plot(*ends, markersize=5, **(look(number) | {"linestyle": ""}))
         place.axvline(0, color=INK, linestyle=":", linewidth=1.2)
         style_axes(place)
-        place.set_xscale("symlog", linthresh=threshold)
+        place.set_xscale("symlog", linthresh=0.1)
         label(place, xlabel if place is column[-1][0] else "", "below (%)", title)
         place.legend(frameon=False, fontsize=8)
     return figure

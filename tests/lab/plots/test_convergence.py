@@ -24,8 +24,8 @@ def test_every_K_has_a_measured_line_and_its_bound_over_T() -> None:
 
 def test_an_error_of_zero_is_drawn_at_the_floor() -> None:
     rows = [{"T": 0, "K": 0, "error": 0.0, "bound": 1.0}]
-    (axes,) = errors_and_bounds({"a": rows}, floor=1e-12).axes
-    assert list(axes.lines[0].get_ydata()) == [1e-12]
+    (axes,) = errors_and_bounds({"a": rows}).axes
+    assert list(axes.lines[0].get_ydata()) == [1e-16]
 
 
 def test_a_distribution_climbs_to_a_hundred_per_cent_and_counts_what_is_negative() -> None:
