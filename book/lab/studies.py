@@ -20,7 +20,7 @@ from .records import fingerprint, key_of, provenance, weights_digest
 
 
 def small_digits(seed: int = 0) -> Dataset:
-    """The handwritten digits at their own size: `data.load` enlarges them to three times 32×32."""
+    """The handwritten digits at their own size: `data.load` enlarges them to 3×32×32."""
     digits = load("digits", seed=seed)
     parts: dict[str, Any] = {
         name: LabelledImages(part.images[:, :1, ::4, ::4].contiguous(), part.labels)
