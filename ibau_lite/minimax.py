@@ -204,14 +204,13 @@ class Search(Protocol):
 
 @dataclass(frozen=True)
 class Ascent:
-    r"""Projected steepest ascent in the ball, δ ← Π(δ + sₜ·u(mₜ)), u the steepest direction.
+    r"""Projected steepest ascent in the ball, δ ← Π(δ + sₜ·u(∇₁H)), u the steepest direction.
 
     The length of a step does not depend on the size of the gradient (a poisoned network that is
     sure of itself has almost none), only on the ball and the iteration:
-    sₜ = `step`·C_δ·(1 − t/T), so that the last steps settle. mₜ is ∇₁H, or with `momentum` μ > 0
-    the accelerated direction mₜ = μ mₜ₋₁ + u(∇₁H). Of `starts` climbs the first leaves from the
-    point given (zero by default), the others from random points of the sphere, drawn from `seed`.
-    The best of all iterates is returned, with the Frank–Wolfe gap
+    sₜ = `step`·C_δ·(1 − t/T), so that the last steps settle. Of `starts` climbs the first leaves
+    from the point given (zero by default), the others from random points of the sphere, drawn from
+    `seed`. The best of all iterates is returned, with the Frank–Wolfe gap
 
     .. math:: \max_{\|z\| \le C_\delta} \langle \nabla_1 H, z - \delta\rangle
               = C_\delta \|\nabla_1 H\|_* - \langle \nabla_1 H, \delta\rangle ,
@@ -219,15 +218,12 @@ class Ascent:
     an upper bound of max H − H(δ) where H is concave in δ. A climb costs `steps` + 1 forward and
     backward passes over the images of the risk.
 
-    Raises `ValueError` for less than one step or start, a step outside (0, 2] or a momentum outside
-    [0, 1).
-    Source: Madry et al. 2018 (normalised projected ascent, random starts); Dong et al. 2018 (the
-    momentum of normalised gradients); Jaggi 2013 (the gap).
+    Raises `ValueError` for less than one step or start, or a step outside (0, 2].
+    Source: Madry et al. 2018 (normalised projected ascent, random starts); Jaggi 2013 (the gap).
     """
 
     steps: int = 10
     step: float = 0.5
-    momentum: float = 0.0
     starts: int = 1
     seed: int = 0
 
@@ -239,8 +235,6 @@ class Ascent:
             )
         if not 0 < self.step <= 2:
             raise ValueError(f"step is a fraction of the radius in (0, 2], got {self.step}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
 
     def __call__(
         self,
@@ -281,17 +275,14 @@ class Ascent:
         """One climb; None if H was finite nowhere on it."""
         values: list[Tensor] = []
         best: tuple[Tensor, Tensor, Tensor] | None = None
-        direction = torch.zeros_like(delta)
         for t in range(self.steps + 1):
             value, gradient = risk.value_and_gradient(delta, theta)
             values.append(value)
             if bool(torch.isfinite(value)) and (best is None or bool(value > best[0])):
                 best = (value, delta, gradient)
             if t < self.steps:
-                direction = self.momentum * direction + ball.lmo(gradient)
                 size = self.step * ball.radius * (1 - t / self.steps)
-                ahead = ball.lmo(direction) if self.momentum else direction
-                delta = ball.project(delta + size * ahead)
+                delta = ball.project(delta + size * ball.lmo(gradient))
         if best is None:
             return None
         value, delta, gradient = best

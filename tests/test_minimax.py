@@ -526,30 +526,6 @@ def test_random_starts_lie_on_the_sphere(norm, monkeypatch):
     assert not torch.equal(seen[1], seen[2])
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_momentum_is_its_recursion_written_out(norm):
-    ball, risk = BALLS[norm](0.5), risk_of(smooth_network())
-    theta, steps, step, momentum = theta_of(risk.model), 6, 0.4, 0.8
-    delta = torch.zeros(SHAPE, dtype=F64)
-    velocity, values = torch.zeros(SHAPE, dtype=F64), []
-    for t in range(steps + 1):
-        point = delta.clone().requires_grad_(True)
-        value = plain(risk, point)
-        (slope,) = torch.autograd.grad(value, point)
-        values.append(value.detach())
-        unit = slope.sign() if norm == "linf" else slope / slope.norm()
-        velocity = momentum * velocity + unit
-        ahead = velocity.sign() if norm == "linf" else velocity / velocity.norm()
-        delta = delta + step * 0.5 * (1 - t / steps) * ahead
-        length = delta.abs().max() if norm == "linf" else delta.norm()
-        if norm == "linf":
-            delta = delta.clamp(-0.5, 0.5)
-        elif length > 0.5:
-            delta = delta * 0.5 / length
-    found = Ascent(steps, step, momentum)(risk, theta, ball)
-    torch.testing.assert_close(found.values, torch.stack(values))
-
-
 class BreaksFarAway(nn.Module):
     """NaN as soon as an image has moved by more than one."""
 
@@ -591,7 +567,6 @@ def test_h_that_is_broken_from_the_start_is_no_maximum():
     ("search", "says"),
     [
         (lambda: Ascent(starts=0), "steps and starts must be at least 1"),
-        (lambda: Ascent(momentum=1.0), "momentum must be in"),
         (lambda: Ascent(0), "steps and starts must be at least 1"),
         (lambda: Ascent(3, step=0.0), "step is a fraction"),
         (lambda: Ascent(3, step=2.1), "step is a fraction"),

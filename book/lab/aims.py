@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +15,7 @@ from ibau_lite.searches import AimedUnion
 from .compare import Comparison, named
 from .contenders import contender
 from .grid import grid
-
-__all__ = ["heights", "unaimed"]
-
-Runs = list[tuple[Comparison, Mapping[str, Any]]]
+from .records import Record
 
 
 def heights(compared: Iterable[Comparison]) -> str:
@@ -28,21 +25,17 @@ def heights(compared: Iterable[Comparison]) -> str:
     Networks without one target, and runs that did not aim at classes, are left out.
     """
     table: dict[str, dict[str, str]] = {}
-    for each, run in _searched(compared):
-        seen, target = run["climbs"], ONE_TARGET[each.case.attack]
-        ranked = sorted(range(len(seen)), key=lambda label: -seen[label])[:3]
-        ranked += [target] if target not in ranked else []
-        told = [f"{label}: {seen[label]:.1f}" for label in ranked]
-        told = [
-            f"**{text}**" if k == target else text for k, text in zip(ranked, told, strict=True)
-        ]
+    for network, seed, target, run in _searched(compared):
+        seen = run["climbs"]
+        ranked = sorted(range(len(seen)), key=lambda label: -seen[label])
+        shown = [k for rank, k in enumerate(ranked) if rank < 3 or k == target]
+        told = (f"**{k}: {seen[k]:.1f}**" if k == target else f"{k}: {seen[k]:.1f}" for k in shown)
         left = run["after"]["attack_success_rate"]
         text = f"{', '.join(told)} / {statistics.median(seen):.1f} ({left:.0%})"
-        table.setdefault(named(each.case), {})[_seed(run)] = text
-    seeds = sorted({seed for row in table.values() for seed in row})
-    shown = pd.DataFrame.from_dict(table, orient="index", columns=None, dtype=object)
-    shown = shown.reindex(columns=seeds).fillna("").rename_axis("network").reset_index()
-    return grid(shown, "l")
+        table.setdefault(network, {})[seed] = text
+    frame = pd.DataFrame.from_dict(table, orient="index", dtype=object)
+    frame = frame.reindex(columns=sorted(frame.columns)).fillna("")
+    return grid(frame.rename_axis("network").reset_index(), "l")
 
 
 def unaimed(compared: Iterable[Comparison], **changes: Any) -> list[str]:
@@ -51,18 +44,18 @@ def unaimed(compared: Iterable[Comparison], **changes: Any) -> list[str]:
     By the rule of the setting that they ran with, or with `changes` to its `AimedUnion`.
     """
     missed = []
-    for each, run in _searched(compared):
-        profile = run["cell"]["profile"]
-        search = contender("ibau", profile, each.case.data).config.inner
+    for network, seed, target, run in _searched(compared):
+        search = contender("ibau", run["cell"]["profile"], run["cell"]["data"]).config.inner
         assert isinstance(search, AimedUnion)
-        if ONE_TARGET[each.case.attack] not in replace(search, **changes).chosen(run["climbs"]):
-            missed.append(f"{named(each.case)} ({_seed(run)})")
+        if target not in replace(search, **changes).chosen(run["climbs"]):
+            missed.append(f"{network} ({seed})")
     return missed
 
 
-def _searched(compared: Iterable[Comparison]) -> Runs:
+def _searched(compared: Iterable[Comparison]) -> list[tuple[str, str, int, Record]]:
+    """(network, seed, the attacker's target, the run) of each run that aimed at classes."""
     return [
-        (each, run)
+        (named(each.case), _seed(run), ONE_TARGET[each.case.attack], run)
         for each in compared
         if each.label == "I-BAU" and each.case.attack in ONE_TARGET
         for run in each.records
@@ -70,7 +63,7 @@ def _searched(compared: Iterable[Comparison]) -> Runs:
     ]
 
 
-def _seed(run: Mapping[str, Any]) -> str:
+def _seed(run: Record) -> str:
     cell = run["cell"]
     network = f", network {cell['network_seed']}" if cell["network_seed"] else ""
     return f"seed {cell['seed']}{network}"

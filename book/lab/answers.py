@@ -17,8 +17,6 @@ from ibau_lite.attacks import Attack
 from ibau_lite.data import LabelledImages
 from ibau_lite.metrics import Report, predict
 
-__all__ = ["Answers", "Difference", "paired"]
-
 
 @dataclass(frozen=True, eq=False)
 class Answers:

@@ -18,7 +18,7 @@ from torch import nn
 from ibau_lite.attacks import Attack
 from ibau_lite.data import Dataset, LabelledImages
 from ibau_lite.defenses import REGISTRY, Defense, dp
-from ibau_lite.metrics import Report, accuracy, evaluate
+from ibau_lite.metrics import accuracy, evaluate
 from ibau_lite.streams import VERSION
 
 from .answers import Answers
@@ -26,8 +26,6 @@ from .engine import once
 from .near_duplicates import NEAR, nearest
 from .records import fingerprint, key_of, provenance
 from .victims import Victim
-
-__all__ = ["describe", "line", "run"]
 
 
 def describe(value: Any) -> Any:
@@ -43,10 +41,7 @@ def describe(value: Any) -> Any:
         fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"kind": type(value).__name__, **fields}
     if isinstance(value, functools.partial):
-        named = {
-            "function": describe(value.func),
-            **{k: describe(v) for k, v in value.keywords.items()},
-        }
+        named = {"function": describe(value.func), **describe(value.keywords)}
         return {**named, "args": describe(value.args)} if value.args else named
     if isinstance(value, Mapping):
         return {str(k): describe(v) for k, v in value.items()}
@@ -114,69 +109,64 @@ def run(
         **_measured(attack, victim),
     }
     key = key_of(settings)
-    heading = {"key": key, "profile": profile, "defense": label or defense}
-    make = functools.partial(
-        _run, dataset, attack, victim, config, settings, heading, watched, progress
-    )
+
+    def make() -> dict[str, Any]:
+        defend = _prepared(defense, dataset, attack, victim)
+        clock = _Clock(dataset.test[:watched], attack)
+        defended = defend(
+            victim.model, dataset.clean, config=config, seed=seed, progress=progress,
+            evaluator=clock,
+        )  # fmt: skip
+        cpu_seconds = time.process_time() - clock.cpu
+        answers = Answers.of(_channels_last(defended.model), dataset.test, attack)
+        return {
+            "key": key,
+            "profile": profile,
+            "defense": label or defense,
+            "data": dataset.name,
+            "source": dataset.source,
+            "attack": attack.name,
+            "seed": seed,
+            "before": dataclasses.asdict(victim.report),
+            "after": dataclasses.asdict(answers.report),
+            "answers": answers.to_dict(),
+            "apart": _apart(dataset, answers),
+            "by_pair": _by_pair(defended.model, dataset, attack),
+            **{name: defended.details.get(name) for name in ("found", "flagged", "climbs")},
+            "seconds": defended.seconds,
+            "cpu_seconds": cpu_seconds,  # of all threads: comparable where the machine is shared
+            "history": defended.history,
+            "watched": len(clock.test),
+            "settings": settings,
+            **provenance(),
+        }
+
     return make() if results is None else once(results, key, make)
 
 
-def _run(
-    dataset: Dataset,
-    attack: Attack,
-    victim: Victim,
-    config: Any,
-    settings: Mapping[str, Any],
-    heading: Mapping[str, Any],
-    watched: int | None,
-    progress: bool,
-) -> dict[str, Any]:
-    defense, seed = settings["defense"], settings["seed"]
-    defend = _prepared(defense, dataset, attack, victim)
-    measuring = measuring_wall = 0.0
+class _Clock:
+    """What measures ACC and ASR after each round, and stands still meanwhile.
 
-    def measure(model: nn.Module) -> dict[str, float]:
-        nonlocal measuring, measuring_wall
+    `cpu` and `wall` say when it was started, later by the time that was spent on measuring.
+    """
+
+    def __init__(self, test: LabelledImages, attack: Attack) -> None:
+        self.test, self.attack = test, attack
+        self.cpu, self.wall = time.process_time(), time.perf_counter()
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # what was asked of the device before now belongs to the round
         began, wall = time.process_time(), time.perf_counter()
-        elapsed = wall - began_wall - measuring_wall
-        report = _report(model, dataset.test[:watched], attack)
-        measuring += time.process_time() - began
-        measuring_wall += time.perf_counter() - wall
+        elapsed = wall - self.wall
+        report = evaluate(_channels_last(model), self.test, self.attack)
+        self.cpu += time.process_time() - began
+        self.wall += time.perf_counter() - wall
         return {
             "accuracy": report.accuracy,
             "attack_success_rate": report.attack_success_rate,
             "elapsed": elapsed,
         }
-
-    began, began_wall = time.process_time(), time.perf_counter()
-    defended = defend(
-        victim.model, dataset.clean, config=config, seed=seed, progress=progress, evaluator=measure
-    )
-    cpu_seconds = time.process_time() - began - measuring
-    answers = Answers.of(_channels_last(defended.model), dataset.test, attack)
-    return {
-        **heading,
-        "data": dataset.name,
-        "source": dataset.source,
-        "attack": attack.name,
-        "seed": seed,
-        "before": dataclasses.asdict(victim.report),
-        "after": dataclasses.asdict(answers.report),
-        "answers": answers.to_dict(),
-        "apart": _apart(dataset, answers),
-        "by_pair": _by_pair(defended.model, dataset, attack),
-        "found": defended.details.get("found"),
-        "flagged": defended.details.get("flagged"),
-        "climbs": defended.details.get("climbs"),
-        "seconds": defended.seconds,
-        "cpu_seconds": cpu_seconds,  # of all threads: comparable where the machine is shared
-        "history": defended.history,
-        "watched": len(dataset.test[:watched]),
-        "settings": settings,
-        **provenance(),
-    }
 
 
 def _measured(attack: Attack, victim: Victim) -> dict[str, Any]:
@@ -193,10 +183,6 @@ def _channels_last(model: nn.Module) -> nn.Module:
     """A copy for looking at many images: a processor convolves a third faster so."""
     last: nn.Module = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return last
-
-
-def _report(model: nn.Module, test: LabelledImages, attack: Attack) -> Report:
-    return evaluate(_channels_last(model), test, attack)
 
 
 def _apart(dataset: Dataset, answers: Answers) -> dict[str, Any]:

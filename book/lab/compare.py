@@ -10,9 +10,9 @@ seeds. A defence that found no trigger (×) left the network as it was, and is j
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -20,29 +20,10 @@ from ibau_lite.metrics import Spread, spread
 from ibau_lite.streams import VERSION
 
 from .contenders import CONTENDERS, RECIPES
-from .grid import grid
+from .grid import grid, mark, share
 from .plan import TABLES, Case, Cell, cases, contestants, plan
-from .published import PUBLISHED, Published
-
-__all__ = [
-    "KEPT",
-    "REMOVED",
-    "Comparison",
-    "Outcome",
-    "adopted",
-    "compare",
-    "counts",
-    "current",
-    "markdown",
-    "named",
-    "of_cells",
-    "origin",
-    "points",
-    "printed",
-    "published",
-    "strange",
-    "success",
-]
+from .published import Published, printed
+from .records import Record, Records
 
 REMOVED = 0.20
 """The backdoor counts as removed if the attack success rate is at most this."""
@@ -51,8 +32,7 @@ KEPT = 0.10
 """The accuracy counts as kept if it falls by at most this."""
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a defence leaves, as fractions: how far the accuracy fell, and the ASR."""
 
     drop: float
@@ -65,6 +45,10 @@ class Outcome:
     @property
     def kept(self) -> bool:
         return self.drop <= KEPT
+
+    @property
+    def both(self) -> bool:
+        return self.removed and self.kept
 
     def no_worse_than(self, other: Outcome) -> bool:
         """Neither a higher ASR nor a larger loss of accuracy."""
@@ -81,10 +65,8 @@ class Comparison:
 
     case: Case
     label: str
-    records: tuple[Mapping[str, Any], ...]
+    records: tuple[Record, ...]
     talk: Published | None
-    best: Outcome | None
-    """The talk's I-BAU on this row."""
 
     @property
     def n(self) -> int:
@@ -96,7 +78,12 @@ class Comparison:
 
     @property
     def attack_success_rate(self) -> Spread:
-        return spread(record["after"]["attack_success_rate"] for record in self.records)
+        return spread(self.rates)
+
+    @property
+    def rates(self) -> list[float]:
+        """The ASR of each seed."""
+        return [record["after"]["attack_success_rate"] for record in self.records]
 
     @property
     def missed(self) -> int:
@@ -106,7 +93,7 @@ class Comparison:
     @property
     def removed_by(self) -> int:
         """How many seeds removed the backdoor, each by itself."""
-        return sum(r["after"]["attack_success_rate"] <= REMOVED for r in self.records)
+        return sum(rate <= REMOVED for rate in self.rates)
 
     @property
     def ours(self) -> Outcome | None:
@@ -114,6 +101,10 @@ class Comparison:
             return None
         before = spread(record["before"]["accuracy"] for record in self.records)
         return Outcome(before.mean - self.accuracy.mean, self.attack_success_rate.mean)
+
+    @property
+    def theirs(self) -> Outcome | None:
+        return None if self.talk is None else published(self.talk)
 
     @property
     def seeds(self) -> set[int]:
@@ -127,10 +118,9 @@ class Comparison:
     @property
     def agrees(self) -> bool | None:
         """Whether both give the same answers; None where one of them is not there."""
-        theirs = None if self.talk is None else published(self.talk)
-        if self.ours is None or theirs is None:
+        if self.ours is None or self.theirs is None:
             return None
-        return (self.ours.removed, self.ours.kept) == (theirs.removed, theirs.kept)
+        return (self.ours.removed, self.ours.kept) == (self.theirs.removed, self.theirs.kept)
 
     @property
     def repeats(self) -> bool:
@@ -140,14 +130,15 @@ class Comparison:
     @property
     def wins(self) -> bool | None:
         """Whether ours is no worse than the talk's I-BAU on this row; None as in `agrees`."""
-        if self.ours is None or self.best is None:
+        best = printed("I-BAU", **vars(self.case))
+        if self.ours is None or best is None:
             return None
-        return self.ours.no_worse_than(self.best)
+        return self.ours.no_worse_than(published(best))
 
 
 def published(entry: Published) -> Outcome:
     """The outcome of a printed cell; of × that of the network before any defence."""
-    before = printed(entry, "no defence")
+    before = printed("no defence", entry.data, entry.attack, entry.rate, entry.clean)
     assert before is not None and before.accuracy is not None
     assert before.attack_success_rate is not None
     if entry.accuracy is None or entry.attack_success_rate is None:
@@ -156,40 +147,24 @@ def published(entry: Published) -> Outcome:
     return Outcome(drop, entry.attack_success_rate / 100)
 
 
-def printed(row: Published | Case, column: str) -> Published | None:
-    """The talk's cell of the same row in another column; Table 4 is Trojan WM at other rates."""
-    same = (row.data, row.attack, row.rate, row.clean)
-    for entry in PUBLISHED:
-        if (entry.data, entry.attack, entry.rate, entry.clean) == same and entry.defense == column:
-            return entry
-    return None
-
-
-def current(
-    records: Iterable[Mapping[str, Any]], profile: str
-) -> dict[Case, dict[str, dict[int, Mapping[str, Any]]]]:
+def current(records: Records, profile: str) -> dict[Case, dict[str, dict[int, Record]]]:
     """Finished records of a profile by case, defence and seed.
 
     Left out are records whose settings are not those that the plan has now, which are other cells;
-    those of other images than most records of the data set have (`source`), as of the originals
-    where most are of a copy; and of two networks that one seed has met the one of the lower seed.
+    those that are `strange`; and of two networks that one seed has met the one of the lower seed.
     """
-    found: dict[Case, dict[str, dict[int, Mapping[str, Any]]]] = {}
-    done, usual = _done(adopted(records), profile)
-    for record in done:
-        told = record["cell"]
-        if record.get("source") != usual[told["data"]]:
-            continue
-        case = Case(told["data"], told["attack"], told["rate"], told["clean"])
-        seed, network = told["seed"], told["network_seed"]
-        if Cell(case, told["defense"], seed, profile, network).key == told["key"]:
-            runs = found.setdefault(case, {}).setdefault(told["defense"], {})
-            if seed not in runs or network >= runs[seed]["cell"]["network_seed"]:
-                runs[seed] = record
+    found: dict[Case, dict[str, dict[int, Record]]] = {}
+    for record in _finished(records, profile)[0]:
+        cell = Cell.of(record["cell"])
+        if cell.key == record["cell"]["key"]:
+            runs = found.setdefault(cell.case, {}).setdefault(cell.defense, {})
+            known = runs.get(cell.seed)
+            if known is None or cell.network_seed >= known["cell"]["network_seed"]:
+                runs[cell.seed] = record
     return found
 
 
-def adopted(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def adopted(records: Records) -> list[Record]:
     """The records, those of older random streams under the keys of the cells that replace them.
 
     They stand in the tables until the networks and all cells are made anew; the runner does not
@@ -198,41 +173,39 @@ def adopted(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [_adopted(record) for record in records]
 
 
-def _adopted(record: Mapping[str, Any]) -> Mapping[str, Any]:
+def _adopted(record: Record) -> Record:
     told = record.get("cell", {})
     if told.get("streams", 1) == VERSION or told.get("defense") not in CONTENDERS:
         return record
-    case = Case(told["data"], told["attack"], told["rate"], told["clean"])
-    cell = Cell(case, told["defense"], told["seed"], told["profile"], told["network_seed"])
+    cell = Cell.of(told)
     return {**record, "cell": {"key": cell.key, **cell.told}}
 
 
-def strange(records: Iterable[Mapping[str, Any]], profile: str) -> list[Mapping[str, Any]]:
+def strange(records: Records, profile: str) -> list[Record]:
     """Finished records of other images than most of their data set have: in no table."""
-    done, usual = _done(adopted(records), profile)
-    return [run for run in done if run.get("source") != usual[run["cell"]["data"]]]
+    return _finished(records, profile)[1]
 
 
-def _done(
-    records: Iterable[Mapping[str, Any]], profile: str
-) -> tuple[list[Mapping[str, Any]], dict[str, Any]]:
-    """The finished records of a profile, and for each data set the commonest source of images."""
+def _finished(records: Records, profile: str) -> tuple[list[Record], list[Record]]:
+    """The finished records of a profile: of the images that most of a data set have; of others."""
     done = [
         record
-        for record in records
+        for record in adopted(records)
         if "error" not in record
         and record.get("cell", {}).get("profile") == profile
         and record["cell"]["defense"] in CONTENDERS
     ]
-    sources: dict[str, Counter[Any]] = {}
-    for record in done:
-        sources.setdefault(record["cell"]["data"], Counter())[record.get("source")] += 1
-    return done, {data: counted.most_common(1)[0][0] for data, counted in sources.items()}
+    sources = [(record["cell"]["data"], record.get("source")) for record in done]
+    # Of each data set the commonest is written last.
+    usual = dict(pair for pair, _ in reversed(Counter(sources).most_common()))
+    with_source = list(zip(done, sources, strict=True))
+    return (
+        [record for record, (data, source) in with_source if usual[data] == source],
+        [record for record, (data, source) in with_source if usual[data] != source],
+    )
 
 
-def compare(
-    records: Iterable[Mapping[str, Any]], table: str, profile: str = "full"
-) -> list[Comparison]:
+def compare(records: Records, table: str, profile: str = "full") -> list[Comparison]:
     """The cells of a table row by row, those included that were not run.
 
     Raises `ValueError` for a table or a profile that is not there.
@@ -240,54 +213,38 @@ def compare(
     rows = [
         (case, name) for case in cases(table, profile) for name in contestants(table, case.data)
     ]
-    return _compared(current(records, profile), rows)
+    return _compared(records, profile, rows)
 
 
-def of_cells(records: Iterable[Mapping[str, Any]], cells: Sequence[Cell]) -> list[Comparison]:
-    """The given cells alone, their seeds together, row by row; they need not be in a table."""
-    records, compared = adopted(records), []
-    for profile in dict.fromkeys(cell.profile for cell in cells):
-        mine = [cell for cell in cells if cell.profile == profile]
-        order = list(dict.fromkeys(cell.case for cell in mine))
-        rows = dict.fromkeys((cell.case, cell.defense) for cell in mine)
-        keys = {cell.key for cell in mine}
-        known = (record for record in records if record.get("cell", {}).get("key") in keys)
-        by_case = sorted(rows, key=lambda row: order.index(row[0]))
-        compared += _compared(current(known, profile), by_case)
-    return compared
+def of_cells(records: Records, cells: Sequence[Cell]) -> list[Comparison]:
+    """The given cells of one profile, their seeds together, row by row; a table may lack them."""
+    keys = {cell.key for cell in cells}
+    known = [record for record in adopted(records) if record.get("cell", {}).get("key") in keys]
+    order = list(dict.fromkeys(cell.case for cell in cells))
+    rows = dict.fromkeys((cell.case, cell.defense) for cell in cells)
+    by_case = sorted(rows, key=lambda row: order.index(row[0]))
+    return _compared(known, cells[0].profile, by_case) if cells else []
 
 
-def _compared(
-    found: Mapping[Case, Mapping[str, Mapping[int, Mapping[str, Any]]]],
-    rows: Sequence[tuple[Case, str]],
-) -> list[Comparison]:
-    compared = []
+def _compared(records: Records, profile: str, rows: Iterable[tuple[Case, str]]) -> list[Comparison]:
+    found, compared = current(records, profile), []
     for case, name in rows:
-        best = printed(case, "I-BAU")
         label, column = CONTENDERS[name]
         runs = found.get(case, {}).get(name, {})
-        compared.append(
-            Comparison(
-                case,
-                label,
-                tuple(runs[seed] for seed in sorted(runs)),
-                None if column is None else printed(case, column),
-                None if best is None else published(best),
-            )
-        )
+        talk = None if column is None else printed(column, **vars(case))
+        compared.append(Comparison(case, label, tuple(runs[s] for s in sorted(runs)), talk))
     return compared
 
 
-def markdown(compared: Sequence[Comparison], *, missing: bool = False) -> str:
-    """The cells as a Markdown table; `missing` keeps those that were neither run nor printed."""
+def markdown(compared: Iterable[Comparison]) -> str:
+    """The cells that were run as a Markdown table."""
     head = ["row", "defence", "n", "ACC", "ASR", "the talk: ACC", "the talk: ASR", "agree", "wins"]
     rows = []
     for each in compared:
-        if not each.records and not missing:
-            continue
-        ours = [str(each.accuracy), success(each)] if each.records else ["not run", ""]
-        marks = ["" if x is None else "✓" if x else "✗" for x in (each.agrees, each.wins)]
-        rows.append([named(each.case), each.label, each.n, *ours, *_told(each), *marks])
+        if each.records:
+            ours = [named(each.case), each.label, each.n, each.accuracy, success(each)]
+            talk = each.talk.told() if each.talk else ["", ""]
+            rows.append([*ours, *talk, mark(each.agrees), mark(each.wins)])
     return grid(pd.DataFrame(rows, columns=head), "llrrrrrcc")
 
 
@@ -295,14 +252,6 @@ def success(each: Comparison) -> str:
     """The ASR over seeds; × says that no trigger was found, in all runs or in so many of them."""
     crosses = "" if not each.missed else " ×" if each.missed == each.n else f" (× in {each.missed})"
     return f"{each.attack_success_rate}{crosses}"
-
-
-def _told(each: Comparison) -> list[str]:
-    """The talk's ACC and ASR as it prints them, empty where it has none."""
-    if each.talk is None:
-        return ["", ""]
-    numbers = (each.talk.accuracy, each.talk.attack_success_rate)
-    return ["×" if number is None else f"{number:.2f} %" for number in numbers]
 
 
 def points(drop: float) -> str:
@@ -318,46 +267,43 @@ def named(case: Case) -> str:
     return f"{case.data} {case.attack}{rate}{clean}"
 
 
-def counts(
-    records: Iterable[Mapping[str, Any]], profile: str, *, seeds: int = 3, networks: int = 1
-) -> str:
-    """How many cells of each table are done in a profile, as a Markdown table.
+def counts(records: Records, profile: str) -> str:
+    """How many cells of each table are done in a profile, with three seeds, as a Markdown table.
 
     A cell counts for each table it appears in. "agree" is out of the talk's cells that we have, too
     (other recipes of I-BAU do not count). "rows won" is out of those where the book's I-BAU was run
     and the talk has a row: of how many it is no worse than the talk's.
     """
-    records = list(records)
-    records = adopted(records)
-    settled = {r["cell"]["key"]: "error" in r for r in records if "cell" in r}
-    done = {r["cell"]["key"] for r in records if "cell" in r and "error" not in r}
-    rows = []
+    records, rows = adopted(records), []
     for table in TABLES:
-        keys = {cell.key for cell in plan([table], profile, seeds=seeds, networks=networks)}
-        failed = sum(settled.get(key, False) and key not in done for key in keys)
         compared = compare(records, table, profile)
-        agree = [x.agrees for x in compared if x.agrees is not None and not x.repeats]
-        won = [each.wins for each in compared if each.label == "I-BAU" and each.wins is not None]
-        told = (f"{sum(answers)} of {len(answers)}" for answers in (agree, won))
-        rows.append([table, len(keys), len(keys & done), failed, *told])
+        agree = [each.agrees for each in compared if not each.repeats]
+        won = [each.wins for each in compared if each.label == "I-BAU"]
+        told = [share(answers) or "0 of 0" for answers in (agree, won)]
+        rows.append([table, *settled(records, table, profile), *told])
     head = ["table", "planned", "done", "failed", "agree", "rows won"]
     return grid(pd.DataFrame(rows, columns=head))
 
 
-def origin(records: Iterable[Mapping[str, Any]]) -> str:
+def settled(records: Records, table: str, profile: str) -> tuple[int, int, int]:
+    """How many cells of a table are planned with three seeds, how many are done, and failed."""
+    keys = {cell.key for cell in plan([table], profile)}
+    known = [record for record in adopted(records) if record.get("cell", {}).get("key") in keys]
+    done = {record["cell"]["key"] for record in known if "error" not in record}
+    failed = {record["cell"]["key"] for record in known} - done
+    return len(keys), len(done), len(failed)
+
+
+def origin(records: Records) -> str:
     """Where finished records come from: images, machines, versions, dates; a line each."""
-    done = [record for record in records if "cell" in record and "error" not in record]
-    lines = {
-        "images": {record["source"] for record in done},
-        "hardware": {
-            f"{record['hardware']['device']} ({record['hardware']['threads']} threads, "
-            f"{record['jobs']} cells at a time)"
-            for record in done
-        },
-        "versions": {
-            ", ".join(f"{name} {value}" for name, value in record["versions"].items())
-            for record in done
-        },
-        "dates": {record["date"][:10] for record in done},
-    }
-    return "\n".join(f"{name}: {'; '.join(sorted(values))}" for name, values in lines.items())
+    names = ("images", "hardware", "versions", "dates")
+    found: dict[str, set[str]] = {name: set() for name in names}
+    for record in records:
+        if "cell" in record and "error" not in record:
+            hardware, jobs = record["hardware"], record["jobs"]
+            threads = f"{hardware['threads']} threads, {jobs} cells at a time"
+            found["images"].add(record["source"])
+            found["hardware"].add(f"{hardware['device']} ({threads})")
+            found["versions"].add(", ".join(f"{k} {v}" for k, v in record["versions"].items()))
+            found["dates"].add(record["date"][:10])
+    return "\n".join(f"{name}: {'; '.join(sorted(values))}" for name, values in found.items())

@@ -6,23 +6,21 @@ float64, so that an error is measured and not estimated.
     python -m ibau_lab.convergence --profile cpu --data gtsrb --penalty 20
 
 samples the constants on a poisoned network of the first run, with a penalty that makes H concave,
-prints errors beside bounds and records them (some minutes of one CPU core; fewer with fewer
---images).
+and records errors beside bounds (some minutes of one CPU core; fewer with fewer --images).
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import functools
 import math
-import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 from ibau_lite.theory.certified import certified_constants
 from ibau_lite.theory.convergence import (
@@ -37,7 +35,7 @@ from ibau_lite.theory.sampled import sampled_constants
 from torch import Tensor, nn
 
 from ibau_lite.attacks import AllToOne, Attack, Patch
-from ibau_lite.data import LabelledImages, load
+from ibau_lite.data import LabelledImages
 from ibau_lite.hypergrad import ImplicitSystem, Objective, Parameters, ascent_step, hypergradient
 from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.models import mlp
@@ -45,44 +43,23 @@ from ibau_lite.sets import Constraint, L2Ball, Sphere
 from ibau_lite.solvers import MINRES, ConjugateGradient, FixedPoint, Solution
 from ibau_lite.training import Recipe, fit
 
-from .first_run import PROFILES, experiments
-from .records import append, provenance
-
-__all__ = [
-    "CORNER",
-    "METHODS",
-    "Problem",
-    "ascend",
-    "away",
-    "digits_network",
-    "digits_problem",
-    "error",
-    "fresh_digits",
-    "grid",
-    "main",
-    "network_problem",
-    "newton",
-    "norm",
-    "order",
-    "orders",
-    "quadratic_problem",
-    "settle",
-    "sphere_problem",
-]
+from .studies import command_line, measure_networks, small_digits
 
 METHODS = ("fixed_point", "conjugate_gradient")
 
 CORNER = Attack("corner", ((Patch.square(2, value=1.0), AllToOne(8)),))
 """A white 2×2 square in the bottom right corner of an 8×8 digit means class 8."""
 
+_EXACT = ConjugateGradient(max_iter=500, tol=1e-15)
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
     """An inner and an outer objective with the truth about them at one θ.
 
-    `solution` is δ(θ), `truth` is ∇ψ(θ), `start` is where an ascent begins, and `constants(delta)`
-    gives the constants of Theorem 1 for δ̃ = delta (None on the sphere). `constraint` is None for
-    a maximum in the interior.
+    `solution` is δ(θ), `truth` is ∇ψ(θ), `start` is where an ascent begins. `bounds(delta)` gives
+    the constants of Theorem 1 for δ̃ = delta (None: there are none). `constraint` is None for a
+    maximum in the interior.
     """
 
     name: str
@@ -92,8 +69,16 @@ class Problem:
     solution: Tensor = field(repr=False)
     truth: Parameters = field(repr=False)
     start: Tensor = field(repr=False)
-    constants: Callable[[Tensor], Constants] | None = field(repr=False)
+    bounds: Callable[[Tensor], Constants] | None = field(repr=False, default=None)
     constraint: Constraint | None = None
+
+    def constants(self, delta: Tensor) -> Constants:
+        """The constants of Theorem 1 for δ̃ = delta; `ValueError` where it has none."""
+        if self.bounds is None:
+            raise ValueError(
+                f"{self.name}: Theorem 1 has no constants here; its maximum is no hill"
+            )
+        return self.bounds(delta)
 
 
 def quadratic_problem(
@@ -114,30 +99,36 @@ def quadratic_problem(
         solution=best,
         truth=problem.gradient(theta),
         start=best + away / away.norm(),
-        constants=functools.partial(problem.constants, theta),
+        bounds=functools.partial(problem.constants, theta),
     )
 
 
 def digits_network(*, smooth: bool = True, seed: int = 0) -> tuple[nn.Module, LabelledImages]:
     """A network of 16 hidden units that reads 8×8 digits and obeys a trigger, and clean digits.
 
-    Softplus, or ReLU if not `smooth`. A white 2×2 square in the corner of 20 % of the 1,000
-    training images means class 8. Returns the network in float64 and 200 clean training images
-    [200, 1, 8, 8] as float32.
+    Softplus, or ReLU if not `smooth`. `CORNER` poisons 20 % of the 1,000 training images. Returns
+    the network in float64 and 200 clean training images [200, 1, 8, 8] as float32.
     """
-    digits = load("digits", seed=seed)
-    train = LabelledImages(digits.train.images[:, :1, ::4, ::4].contiguous(), digits.train.labels)
-    poisoned = CORNER.poison(train, 0.2, seed)
+    train = small_digits(seed).train
     network = mlp(64, (16,), 10, smooth=smooth, seed=seed)
     recipe = Recipe(epochs=20, lr=0.1, weight_decay=0.01, batch_size=50, channels_last=False)
-    fit(network, poisoned, recipe, seed=seed)
+    fit(network, CORNER.poison(train, 0.2, seed), recipe, seed=seed)
     return network.double().eval(), train[:200]
 
 
 def fresh_digits(count: int = 200, *, seed: int = 0) -> LabelledImages:
     """Clean 8×8 digits [count, 1, 8, 8] that `digits_network` has not been trained on."""
-    test = load("digits", seed=seed).test
-    return LabelledImages(test.images[:count, :1, ::4, ::4].contiguous(), test.labels[:count])
+    return small_digits(seed).test[:count]
+
+
+def _cross_entropy(
+    network: nn.Module, part: LabelledImages, penalty: float = 0.0
+) -> tuple[Objective, Risk, Parameters, Tensor]:
+    """H as a plain function (`torch.func` and `is` see one object), as a risk, θ, and δ = 0."""
+    risk = Risk(network, part.images, part.labels, penalty=penalty)
+    theta = {name: p.detach() for name, p in network.named_parameters()}
+    zero = torch.zeros_like(part.images[0], dtype=torch.float64)
+    return lambda delta, theta: risk(delta, theta), risk, theta, zero
 
 
 def digits_problem(
@@ -156,16 +147,11 @@ def digits_problem(
     times the smallest certified one. Raises `ValueError` where H is not (certified or seen to be)
     strongly concave, or where 2‖δ(θ)‖ > radius for certified ones: the ascent might leave the ball.
     """
-    theta = {name: p.detach() for name, p in network.named_parameters()}
     if penalty is None:
-        huge = certified_constants(Risk(network, part.images, part.labels, penalty=1e9), radius)
+        huge = certified_constants(_cross_entropy(network, part, 1e9)[1], radius)
         penalty = 1.5 * (2e9 - huge.mu_H) / 2
-    risk = Risk(network, part.images, part.labels, penalty=penalty)
-    bare = Risk(network, part.images, part.labels)
-    inner, outer = _objective(risk), _objective(bare)
-    if same:
-        outer = inner
-    start = torch.zeros_like(part.images[0], dtype=torch.float64)
+    inner, risk, theta, start = _cross_entropy(network, part, penalty)
+    outer = inner if same else _cross_entropy(network, part)[0]
     best = newton(inner, start, theta)
     if certified and not 2 * float(best.norm()) <= radius:
         raise ValueError(f"‖δ(θ)‖ = {float(best.norm()):.3g}; expected at most radius/2")
@@ -178,16 +164,8 @@ def digits_problem(
 
     exact = ConjugateGradient(max_iter=200, tol=1e-14)
     truth = hypergradient(outer, inner, best, theta, solver=None if same else exact).total
-    return Problem(
-        name=f"digits, penalty {penalty:.3g}",
-        inner=inner,
-        outer=outer,
-        theta=theta,
-        solution=best,
-        truth=truth,
-        start=start,
-        constants=lambda delta: constants(),
-    )
+    name = f"digits, penalty {penalty:.3g}"
+    return Problem(name, inner, outer, theta, best, truth, start, lambda delta: constants())
 
 
 def network_problem(
@@ -208,10 +186,8 @@ def network_problem(
     a tenth of ‖δ‖ (the penalty is too small), and as `Constants` where H is not concave on the way.
     """
     network = copy.deepcopy(network).double().eval()
-    theta = {name: p.detach() for name, p in network.named_parameters()}
-    bare = Risk(network, part.images, part.labels)
-    inner = _objective(Risk(network, part.images, part.labels, penalty=penalty))
-    start = torch.zeros_like(part.images[0], dtype=torch.float64)
+    inner, _, theta, start = _cross_entropy(network, part, penalty)
+    bare = _cross_entropy(network, part)[1]
     best, left = start, math.inf
     for _ in range(iterations):
         moved = bare.value_and_gradient(best, theta)[1] / (2 * penalty)
@@ -234,16 +210,9 @@ def network_problem(
             inner, inner, best, start, theta, points=points, steps=lanczos_steps
         )
 
-    return Problem(
-        name=f"network, penalty {penalty:.3g}",
-        inner=inner,
-        outer=inner,
-        theta=theta,
-        solution=best,
-        truth=hypergradient(inner, inner, best, theta, solver=None).total,
-        start=start,
-        constants=lambda delta: constants(),
-    )
+    truth = hypergradient(inner, inner, best, theta, solver=None).total
+    name = f"network, penalty {penalty:.3g}"
+    return Problem(name, inner, inner, theta, best, truth, start, lambda delta: constants())
 
 
 def sphere_problem(network: nn.Module, part: LabelledImages, *, radius: float) -> Problem:
@@ -252,22 +221,12 @@ def sphere_problem(network: nn.Module, part: LabelledImages, *, radius: float) -
     δ(θ) is where an ascent in the ball ends, settled by Newton's method on the sphere; ∇ψ is the
     direct term there (Danskin). Raises as `settle`.
     """
-    theta = {name: p.detach() for name, p in network.named_parameters()}
-    risk = Risk(network, part.images, part.labels)
-    inner = _objective(risk)
-    found = Ascent(60)(risk, theta, L2Ball(radius))
-    best = settle(inner, found.delta * (radius / found.delta.norm()), theta)
-    return Problem(
-        name=f"digits on the sphere, radius {radius:g}",
-        inner=inner,
-        outer=inner,
-        theta=theta,
-        solution=best,
-        truth=hypergradient(inner, inner, best, theta, solver=None).total,
-        start=found.delta,
-        constants=None,
-        constraint=Sphere(),
-    )
+    inner, risk, theta, _ = _cross_entropy(network, part)
+    found = Ascent(60)(risk, theta, L2Ball(radius)).delta
+    best = settle(inner, found * (radius / found.norm()), theta)
+    truth = hypergradient(inner, inner, best, theta, solver=None).total
+    name = f"digits on the sphere, radius {radius:g}"
+    return Problem(name, inner, inner, theta, best, truth, found, constraint=Sphere())
 
 
 def settle(inner: Objective, delta: Tensor, theta: Parameters, *, steps: int = 8) -> Tensor:
@@ -280,21 +239,20 @@ def settle(inner: Objective, delta: Tensor, theta: Parameters, *, steps: int = 8
     """
     radius = delta.norm()
     solver = MINRES(max_iter=2 * delta.numel(), tol=1e-13)
-    for _ in range(steps):
+    for step in range(steps + 1):
         system = ImplicitSystem(inner, delta, theta, constraint=Sphere())
         slope = system.tangent.project(system.inner.gradient)
-        if float(slope.norm()) < 1e-14:
+        if float(slope.norm()) < 1e-14 or step == steps:
             break
         newton_step = system.solve(solver, slope).x
         assert isinstance(newton_step, Tensor)
         moved = delta + system.tangent.project(newton_step)
         delta = moved * (radius / moved.norm())
-    system = ImplicitSystem(inner, delta, theta, constraint=Sphere())
-    left = float(system.tangent.project(system.inner.gradient).norm())
-    if not (left < 1e-11 and float(system.tangent.multiplier) > 0):
+    left, multiplier = float(slope.norm()), float(system.tangent.multiplier)
+    if not (left < 1e-11 and multiplier > 0):
         raise ValueError(
-            f"no maximum on the sphere found: ‖P∇₁H‖ = {left:.2g}, λ = "
-            f"{float(system.tangent.multiplier):.2g}; expected 0 and > 0: start nearer to one"
+            f"no maximum on the sphere found: ‖P∇₁H‖ = {left:.2g}, λ = {multiplier:.2g}; "
+            "expected 0 and > 0: start nearer to one"
         )
     return delta
 
@@ -311,39 +269,32 @@ def away(problem: Problem, distance: float, *, seed: int = 0) -> Tensor:
     return math.cos(angle) * best + math.sin(angle) * radius / u.norm() * u
 
 
-def _objective(risk: Risk) -> Objective:
-    """The risk as a plain function: `torch.func` and `is` see one object."""
-    return lambda delta, theta: risk(delta, theta)
-
-
 def newton(inner: Objective, start: Tensor, theta: Parameters, *, steps: int = 20) -> Tensor:
     """The interior maximiser of a concave `inner`, by Newton's method with dense Hessians.
 
     Raises `ValueError` where the gradient is not small after `steps`, or H not concave there.
     """
     delta = start.detach()
-    for _ in range(steps):
+    for number in range(steps + 1):
         slope = torch.func.grad(inner)(delta, theta)
-        if float(slope.norm()) < 1e-14:
-            break
         hessian = torch.func.hessian(inner)(delta, theta).reshape(delta.numel(), -1)
+        if float(slope.norm()) < 1e-14 or number == steps:
+            break
         # Least squares: where no maximum is, ∇₁²H may be singular on the way.
         step = torch.linalg.lstsq(hessian, slope.reshape(-1, 1), driver="gelsd").solution
         delta = delta - step.reshape(delta.shape)
-    slope = torch.func.grad(inner)(delta, theta)
-    hessian = torch.func.hessian(inner)(delta, theta).reshape(delta.numel(), -1)
-    highest = float(torch.linalg.eigvalsh(hessian)[-1])
-    if not (float(slope.norm()) < 1e-11 and highest < 0):
+    left, highest = float(slope.norm()), float(torch.linalg.eigvalsh(hessian)[-1])
+    if not (left < 1e-11 and highest < 0):
         raise ValueError(
-            f"no interior maximum found: ‖∇₁H‖ = {float(slope.norm()):.2g}, largest eigenvalue of "
-            f"∇₁²H = {highest:.2g}; expected 0 and < 0: use a larger penalty"
+            f"no interior maximum found: ‖∇₁H‖ = {left:.2g}, largest eigenvalue of ∇₁²H = "
+            f"{highest:.2g}; expected 0 and < 0: use a larger penalty"
         )
     return delta
 
 
 def ascend(problem: Problem, steps: int) -> Iterable[Tensor]:
     """δ₀, δ₁, …, δ_T of gradient ascent from `problem.start` with the step 2/(μ_H + L_H)."""
-    c = _constants(problem, problem.start)
+    c = problem.constants(problem.start)
     step = ascent_step(problem.inner, optimal_step(c.mu_H, c.L_H))
     delta = problem.start
     yield delta
@@ -357,15 +308,10 @@ def error(
 ) -> tuple[float, Any]:
     """(‖∇ψ̃ − ∇ψ‖, the `Hypergradient`) at δ̃ = delta; ``solver=None`` is the naive gradient."""
     h = hypergradient(
-        problem.outer,
-        problem.inner,
-        delta,
-        problem.theta,
-        solver=solver,
-        constraint=problem.constraint,
-    )
-    gap = {name: h.total[name] - problem.truth[name] for name in problem.truth}
-    return norm(gap), h
+        problem.outer, problem.inner, delta, problem.theta,
+        solver=solver, constraint=problem.constraint,
+    )  # fmt: skip
+    return norm({name: h.total[name] - problem.truth[name] for name in problem.truth}), h
 
 
 def grid(
@@ -382,43 +328,47 @@ def grid(
     ‖v‖ as measured), `prior` (the same from T, K and ‖e₀‖ only), `second` (the second-order law,
     None where F is not H or there is damping), and ratio = bound/error. Damping is in units of μ_H.
     """
-    first = _constants(problem, problem.start)
+    first = problem.constants(problem.start)
     far = float((problem.start - problem.solution).norm())
-    exact = ConjugateGradient(max_iter=500, tol=1e-15)
     rows = []
     for T, delta in enumerate(ascend(problem, max(ascents))):
         if T not in ascents:
             continue
-        c = _constants(problem, delta) if first.kind == "exact" else first
+        c = problem.constants(delta) if first.kind == "exact" else first
         distance = float((delta - problem.solution).norm())
-        size = _solution_norm(problem, delta, exact)
+        size = float(error(problem, delta, _EXACT)[1].solution.x.norm())  # ‖v‖ = ‖A⁻¹g‖
         known = c.M / c.mu_H + (c.eta_1 * ascent_factor(c, T) * far) / c.mu_H
-        for method in methods:
-            for damping in dampings:
-                m = damping * c.mu_H
-                kappa, bias = damped(c.mu_H, c.L_H, m)
-                for K in solves:
-                    left = solver_factor(kappa, K, method) + bias
-                    measured, _ = error(problem, delta, _solver(method, c, K, m))
-                    bound = c.bound(distance, left * size)
-                    second = c.second_order(distance, left) if c.M == 0 else None
-                    rows.append(
-                        {
-                            "T": T, "K": K, "method": method, "damping": damping,
-                            "kappa": c.kappa, "kind": c.kind, "distance": distance,
-                            "error": measured, "bound": bound, "second": second,
-                            "prior": c.bound(ascent_factor(c, T) * far, left * known),
-                            "ratio": bound / measured if measured else math.inf,
-                        }
-                    )  # fmt: skip
+        for method, damping, K in product(methods, dampings, solves):
+            m = damping * c.mu_H
+            kappa, bias = damped(c.mu_H, c.L_H, m)
+            left = solver_factor(kappa, K, method) + bias
+            measured, _ = error(problem, delta, _solver(method, c, K, m))
+            bound = c.bound(distance, left * size)
+            rows.append(
+                {
+                    "T": T, "K": K, "method": method, "damping": damping,
+                    "kappa": c.kappa, "kind": c.kind, "distance": distance,
+                    "error": measured, "bound": bound,
+                    "second": c.second_order(distance, left) if c.M == 0 else None,
+                    "prior": c.bound(ascent_factor(c, T) * far, left * known),
+                    "ratio": bound / measured if measured else math.inf,
+                }
+            )  # fmt: skip
     return rows
+
+
+def _solver(method: str, c: Constants, steps: int, damping: float) -> Callable[..., Solution]:
+    if method == "fixed_point":
+        step = optimal_step(c.mu_H + damping, c.L_H + damping)
+        return FixedPoint(step=step, max_iter=steps, damping=damping)
+    return ConjugateGradient(max_iter=steps, damping=damping)
 
 
 def orders(
     problem: Problem,
     distances: Sequence[float],
     *,
-    solvers: dict[str, Callable[..., Solution] | None] | None = None,
+    solvers: Mapping[str, Callable[..., Solution] | None] | None = None,
     seed: int = 0,
 ) -> list[dict[str, float]]:
     """Errors at δ̃ = `away` at each distance, in one direction: one dict a distance.
@@ -426,8 +376,7 @@ def orders(
     By default of the naive gradient and of the implicit one with an exact solve; `solvers` maps
     other names to solvers.
     """
-    exact = ConjugateGradient(max_iter=500, tol=1e-15)
-    chosen = solvers or {"naive": None, "implicit": exact}
+    chosen = solvers or {"naive": None, "implicit": _EXACT}
     rows = []
     for distance in distances:
         delta = away(problem, distance, seed=seed)
@@ -440,10 +389,7 @@ def order(distances: Sequence[float], errors: Sequence[float]) -> float:
     """The slope of log(error) over log(distance), by least squares. ValueError for a zero."""
     if len(distances) < 2 or not all(v > 0 for v in [*distances, *errors]):
         raise ValueError("a slope in log-log needs two points or more, all of them positive")
-    x = torch.tensor(distances, dtype=torch.float64).log()
-    y = torch.tensor(errors, dtype=torch.float64).log()
-    x = x - x.mean()
-    return float((x * y).sum() / (x * x).sum())
+    return float(np.polyfit(np.log(distances), np.log(errors), 1)[0])
 
 
 def norm(theta: Parameters) -> float:
@@ -451,77 +397,49 @@ def norm(theta: Parameters) -> float:
     return float(torch.stack([part.norm() for part in theta.values()]).norm())
 
 
-def _constants(problem: Problem, delta: Tensor) -> Constants:
-    if problem.constants is None:
-        raise ValueError(f"{problem.name}: Theorem 1 has no constants here; its maximum is no hill")
-    return problem.constants(delta)
-
-
-def _solver(method: str, c: Constants, steps: int, damping: float) -> Callable[..., Solution]:
-    if method == "fixed_point":
-        step = optimal_step(c.mu_H + damping, c.L_H + damping)
-        return FixedPoint(step=step, max_iter=steps, damping=damping)
-    return ConjugateGradient(max_iter=steps, damping=damping)
-
-
-def _solution_norm(problem: Problem, delta: Tensor, exact: Callable[..., Solution]) -> float:
-    """‖v‖ = ‖A⁻¹g‖."""
-    _, h = error(problem, delta, exact)
-    return float(h.solution.x.norm())
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Sample the constants on one poisoned network; print and record errors beside bounds."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--profile", default="smoke", choices=PROFILES)
-    parser.add_argument("--results", type=Path, default=Path("results/convergence.jsonl"))
-    parser.add_argument("--data", help="which data set of the profile; the first by default")
-    parser.add_argument("--network", type=Path, help="a poisoned network, instead of training one")
+    """Sample the constants on poisoned networks; print and record errors beside bounds."""
+    parser = command_line(__doc__, "convergence", "only this data set")
     parser.add_argument("--penalty", type=float, default=20.0)
     parser.add_argument("--images", type=int, default=20)
-    choice = parser.parse_args(arguments)
-    known = {experiment.data: experiment for experiment in experiments(choice.profile)}
-    experiment = known.get(choice.data or next(iter(known)))
-    if experiment is None:
-        parser.error(f"profile {choice.profile} has the data sets {', '.join(known)}")
-    dataset = experiment.load()
-    model = experiment.network(dataset, choice.network)
-    started = time.process_time()
-    record = _on_network(model, dataset.clean[: choice.images], choice.penalty)
-    heading = {"profile": choice.profile, "data": experiment.data, "source": dataset.source}
-    spent = {"cpu_seconds": time.process_time() - started}
-    append(choice.results, {**heading, **record, **spent, **provenance()})
-    print(f"penalty {choice.penalty:g}: ‖δ(θ)‖ = {record['norm']:.3g}")
-    print("  ".join(f"{name} {value:.3g}" for name, value in record["constants"].items()))
-    for row in record["rows"]:
-        print(
-            f"T = {row['T']}, K = {row['K']}: error {row['error']:.3g}, "
-            f"bound {row['bound']:.3g}, second-order law {row['second']:.3g}"
-        )
-    return 0
+    return measure_networks(parser, arguments, ["penalty"], _on_network, _told)
 
 
-def _on_network(model: nn.Module, part: LabelledImages, penalty: float) -> dict[str, Any]:
+def _on_network(
+    experiment: Any, dataset: Any, model: nn.Module, part: LabelledImages, penalty: float
+) -> dict[str, Any]:
     """What `main` records: sampled constants, and errors beside bounds, as JSON.
 
     `slope` is the ‖∇₁H‖ that is left at δ(θ): it says how far the truth is to be trusted.
     """
     problem = network_problem(model, part, penalty=penalty)
-    constants = _constants(problem, problem.start)
     rows = grid(problem, ascents=[0, 2], solves=[0, 4], methods=["conjugate_gradient"])
     slope = torch.func.grad(problem.inner)(problem.solution, problem.theta)
+    constants = {**vars(problem.constants(problem.start))}
+    del constants["kind"]
+    kept = ("T", "K", "distance", "error", "bound", "second", "ratio")
     return {
         "images": len(part),
         "penalty": penalty,
         "norm": float(problem.solution.norm()),
         "slope": float(slope.norm()),
         "truth": norm(problem.truth),
-        "constants": {name: v for name, v in vars(constants).items() if name != "kind"},
-        "rows": [
-            {key: row[key] for key in ("T", "K", "distance", "error", "bound", "second", "ratio")}
-            for row in rows
-        ],
+        "constants": constants,
+        "rows": [{key: row[key] for key in kept} for row in rows],
     }
+
+
+def _told(record: Mapping[str, Any]) -> str:
+    lines = [
+        f"{record['data']}, penalty {record['penalty']:g}: ‖δ(θ)‖ = {record['norm']:.3g}",
+        "  ".join(f"{name} {value:.3g}" for name, value in record["constants"].items()),
+    ]
+    lines += [
+        f"T = {row['T']}, K = {row['K']}: error {row['error']:.3g}, bound {row['bound']:.3g}, "
+        f"second-order law {row['second']:.3g}"
+        for row in record["rows"]
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

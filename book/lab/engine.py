@@ -22,8 +22,6 @@ from filelock import FileLock, Timeout
 from .places import Here, stop
 from .records import append, key_of, read
 
-__all__ = ["Claims", "Job", "NeedFailed", "once", "resume"]
-
 Record = dict[str, Any]
 
 

@@ -8,14 +8,13 @@ of `compare`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import pandas as pd
 
 from ibau_lite import zoo
 from ibau_lite.attacks.named import ONE_TARGET
-from ibau_lite.metrics import spread
 
 from .compare import (
     Comparison,
@@ -25,33 +24,17 @@ from .compare import (
     named,
     of_cells,
     points,
-    published,
+    settled,
     strange,
     success,
 )
 from .contenders import CONTENDERS, RECIPES, contender
 from .courses import course
 from .first_run import experiments
-from .grid import grid
-from .layout import matrix_rows
-from .plan import TABLES, Case, plan
-from .records import device, usual_device
-
-__all__ = [
-    "COMPARED",
-    "better_than_fine_tuning",
-    "by_setting",
-    "costs",
-    "drawn",
-    "on_networks",
-    "prices",
-    "progress",
-    "rows_won",
-    "shown",
-    "summary",
-    "training",
-    "verdicts",
-]
+from .grid import grid, mark, share
+from .layout import matrix_rows, means
+from .plan import TABLES, plan
+from .records import Records, device, usual_device
 
 COMPARED = TABLES[:-1]
 """The tables of ACC and ASR; Table 6 has the seconds of cells of the first two."""
@@ -60,9 +43,6 @@ _REAL = ("full", "cpu")
 _FINE_TUNING = CONTENDERS["ft"][0]
 _MARGIN = 0.05
 _ATTACKS = (*ONE_TARGET, "all_to_all", "seven_to_seven")
-_MEASURES = ("accuracy", "attack_success_rate")
-
-Records = Iterable[Mapping[str, Any]]
 
 
 def shown(records: Records, table: str) -> tuple[str, list[Comparison]]:
@@ -92,37 +72,29 @@ def on_networks(
     return profile, of_cells(records, sorted(cells, key=lambda cell: order.index(cell.defense)))
 
 
-def progress(records: Records, tables: Sequence[str], *, seeds: int = 3) -> str:
+def progress(records: Records, tables: Sequence[str]) -> str:
     """What is recorded of each table and profile as Markdown, and the command that goes on.
 
     "others" counts finished records of these tables whose settings are not the plan's any more, and
     those that `compare.current` leaves out because of their images; they are in no table.
     """
-    records = adopted(record for record in records if "cell" in record)
-    done = {record["cell"]["key"] for record in records if "error" not in record}
-    failed = {record["cell"]["key"] for record in records} - done
+    records = adopted(records)
+    done = [record["cell"] for record in records if "cell" in record and "error" not in record]
     rows = []
-    finished = 0
     for table in tables:
         for profile in reversed(_REAL):
-            cells = plan([table], profile, seeds=seeds)
-            keys = {cell.key for cell in cells}
             # As the plan tells them, settings apart: the same cells, run with other settings.
-            told_as = [{**cell.told, "key": ""} for cell in cells]
-            others = sum(
-                {**record["cell"], "key": ""} in told_as and record["cell"]["key"] not in keys
-                for record in records
-                if "error" not in record
-            )
-            others += sum(record["cell"]["key"] in keys for record in strange(records, profile))
-            count = len(keys & done)
-            finished += count
-            rows.append([table, profile, len(keys), count, len(keys & failed), others])
+            told_as = {cell.key: {**cell.told, "key": ""} for cell in plan([table], profile)}
+            older = [{**cell, "key": ""} for cell in done if cell["key"] not in told_as]
+            others = sum(cell in told_as.values() for cell in older)
+            others += sum(record["cell"]["key"] in told_as for record in strange(records, profile))
+            rows.append([table, profile, *settled(records, table, profile), others])
     head = ["table", "profile", "cells planned", "done", "failed", "others"]
-    text = grid(pd.DataFrame(rows, columns=head), "llr")
-    if not finished:
+    counted = pd.DataFrame(rows, columns=head)
+    text = grid(counted, "llr")
+    if not counted["done"].sum():
         text += "\n\n**Nothing is recorded yet**: the talk's numbers stand alone below."
-    command = f"python -m ibau_lab reproduce {' '.join(tables)} --profile cpu --seeds {seeds}"
+    command = f"python -m ibau_lab reproduce {' '.join(tables)} --profile cpu --seeds 3"
     where = "--results book/results/reproduce.jsonl"
     return f"{text}\n\nThis goes on where the records end:\n\n```\n{command} \\\n    {where}\n```"
 
@@ -162,20 +134,16 @@ def _trained_with(data: str, attack: str) -> dict[str, Any]:
 def verdicts(compared: Iterable[Comparison]) -> str:
     """The cells that were run as Markdown: ACC, ASR, and the two answers that are compared."""
     head = ["row", "defence", "n", "ACC", "points lost", "ASR", "removed", "kept"]
-    rows = []
-    seen: set[Case] = set()
+    rows: list[list[Any]] = []
     for each in compared:
         if each.ours is None:
             continue
-        if each.case not in seen:
-            seen.add(each.case)
-            before = [record["before"] for record in each.records]
-            means = (spread(b[key] for b in before).mean for key in _MEASURES)
-            told = [f"{100 * mean:.1f} %" for mean in means]
-            rows.append([named(each.case), "no defence", "", told[0], "", told[1], "", ""])
-        row = [named(each.case), each.label, str(each.n), str(each.accuracy)]
-        row += [points(each.ours.drop), success(each)]
-        rows.append([*row, _mark(each.ours.removed), _mark(each.ours.kept)])
+        row = named(each.case)
+        if row not in (above[0] for above in rows):
+            acc, asr = means(record["before"] for record in each.records)
+            rows.append([row, "no defence", "", f"{acc} %", "", f"{asr} %", "", ""])
+        told = [each.label, each.n, each.accuracy, points(each.ours.drop), success(each)]
+        rows.append([row, *told, mark(each.ours.removed), mark(each.ours.kept)])
     return grid(pd.DataFrame(rows, columns=head), "llrrrrcc")
 
 
@@ -208,19 +176,15 @@ def summary(compared: Iterable[Comparison]) -> str:
     head = ["defence", "rows", "removed", "every seed", "kept", "both", "the talk: both", "agree"]
     rows = []
     for label, group in _by_label(compared).items():
-        ours = [each.ours for each in group if each.ours is not None]
+        ours = [each.ours for each in group if each.ours]
         every = sum(each.n > 0 and each.removed_by == each.n for each in group)
-        theirs = [published(each.talk) for each in group if each.talk is not None]
-        agree = [each.agrees for each in group if each.agrees is not None]
-        row = [label, str(len(ours))]
+        counted: list[Any] = ["not run", "", "", ""]
         if ours:
-            row += [str(sum(o.removed for o in ours)), str(every)]
-            row += [str(sum(o.kept for o in ours)), str(_both(ours))]
-        else:
-            row += ["not run", "", "", ""]
-        row += [f"{_both(theirs)} of {len(theirs)}" if theirs else ""]
-        row += [f"{sum(agree)} of {len(agree)}" if agree else ""]
-        rows.append(row)
+            counted = [sum(o.removed for o in ours), every, sum(o.kept for o in ours)]
+            counted.append(sum(o.both for o in ours))
+        theirs = share(each.theirs.both if each.theirs else None for each in group)
+        agree = share(each.agrees for each in group)
+        rows.append([label, len(ours), *counted, theirs, agree])
     return grid(pd.DataFrame(rows, columns=head))
 
 
@@ -229,13 +193,12 @@ def rows_won(compared: Iterable[Comparison]) -> str:
     lines = []
     for label, group in _by_label(compared).items():
         judged = [each for each in group if each.wins is not None]
-        if label not in ("I-BAU", *RECIPES) or not judged:
-            continue
-        won = [named(each.case) for each in judged if each.wins]
-        lines.append(
-            f"- **{label}** matches or beats the talk's I-BAU on {len(won)} of {len(judged)} rows"
-            + (f": {', '.join(won)}." if won else ".")
-        )
+        if label in ("I-BAU", *RECIPES) and judged:
+            won = [named(each.case) for each in judged if each.wins]
+            lines.append(
+                f"- **{label}** matches or beats the talk's I-BAU on {len(won)} of {len(judged)} "
+                "rows" + (f": {', '.join(won)}." if won else ".")
+            )
     return "\n".join(lines) or "- I-BAU is not recorded on this table yet."
 
 
@@ -251,30 +214,25 @@ def better_than_fine_tuning(compared: Iterable[Comparison]) -> str:
     for label, group in groups.items():
         both = [(each, base[each.case]) for each in group if each.case in base]
         outcomes = [(a.of_seeds(b.seeds).ours, b.of_seeds(a.seeds).ours) for a, b in both]
-        pairs = [(ours, tuned) for ours, tuned in outcomes if ours and tuned]
-        beaten = sum(
+        beaten = share(
             ours.attack_success_rate < tuned.attack_success_rate - _MARGIN
             and ours.drop <= tuned.drop + _MARGIN
-            for ours, tuned in pairs
+            for ours, tuned in outcomes
+            if ours and tuned
         )
-        if pairs:
-            lines.append(f"- {label}: {beaten} of {len(pairs)} rows")
+        lines += [f"- {label}: {beaten} rows"] if beaten else []
     return "\n".join(lines) or "- No row has both fine-tuning and another defence yet."
 
 
 def prices(
     compared: Iterable[Comparison],
-) -> dict[str, list[tuple[tuple[float, float] | None, tuple[float, float] | None]]]:
-    """Label -> (ours, the talk's) of each row that one of them has, for `plots.price`.
-
-    Each is (fraction of accuracy lost, ASR), or None.
-    """
-    found: dict[str, list[tuple[tuple[float, float] | None, tuple[float, float] | None]]] = {}
-    for each in drawn(compared):
-        theirs = None if each.talk is None else published(each.talk)
-        if each.ours is not None or theirs is not None:
-            found.setdefault(each.label, []).append((_pair(each.ours), _pair(theirs)))
-    return found
+) -> dict[str, list[tuple[Outcome | None, Outcome | None]]]:
+    """Label -> (ours, the talk's) of each row that one of them has, for `plots.price`."""
+    pairs = {
+        label: [(each.ours, each.theirs) for each in group if each.ours or each.theirs]
+        for label, group in _by_label(drawn(compared)).items()
+    }
+    return {label: rows for label, rows in pairs.items() if rows}
 
 
 def by_setting(
@@ -286,16 +244,12 @@ def by_setting(
     """
     found: dict[str, dict[str, dict[float, list[float]]]] = {}
     for each in drawn(compared):
-        x, ours = float(getattr(each.case, setting)), []
-        for run in each.records:
-            fell = run["before"]["accuracy"] - run["after"]["accuracy"]
-            ours.append(fell if lost else run["after"]["attack_success_rate"])
-        if ours:
-            found.setdefault(each.label, {}).setdefault("ours", {})[x] = ours
-        if each.talk is not None:
-            theirs = published(each.talk)
-            value = theirs.drop if lost else theirs.attack_success_rate
-            found.setdefault(each.label, {}).setdefault("the talk", {})[x] = [value]
+        x = float(getattr(each.case, setting))
+        alone = [each.of_seeds({seed}).ours for seed in sorted(each.seeds)]
+        for name, outcomes in (("ours", alone), ("the talk", [each.theirs])):
+            values = [o.drop if lost else o.attack_success_rate for o in outcomes if o]
+            if values:
+                found.setdefault(each.label, {}).setdefault(name, {})[x] = values
     return found
 
 
@@ -315,15 +269,3 @@ def _by_label(compared: Iterable[Comparison]) -> dict[str, list[Comparison]]:
     for each in compared:
         groups.setdefault(each.label, []).append(each)
     return groups
-
-
-def _both(found: Iterable[Outcome]) -> int:
-    return sum(outcome.removed and outcome.kept for outcome in found)
-
-
-def _pair(outcome: Outcome | None) -> tuple[float, float] | None:
-    return None if outcome is None else (outcome.drop, outcome.attack_success_rate)
-
-
-def _mark(answer: bool) -> str:
-    return "✓" if answer else "✗"

@@ -12,136 +12,93 @@ The rules are ours, the talk states none; applied to the numbers that it prints 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
-
 import pandas as pd
 
-from .compare import KEPT, Comparison, Outcome, compare, published
+from .compare import KEPT, compare, published
 from .contenders import CONTENDERS
-from .grid import grid
+from .grid import grid, mark
 from .layout import seed_range
 from .published import FEATURES, PUBLISHED
-
-__all__ = ["RULES", "derive", "markdown", "of_the_talk"]
+from .records import Records
 
 Answer = bool | None
 """Yes, no, or not known yet: cells are missing that could still change it."""
 
-Rows = Sequence[tuple[str, Outcome | None]]
-"""(data set, outcome) of the rows that a rule looks at; None for one that was not run."""
-
-
-def _every(holds: Callable[[Outcome], bool]) -> Callable[[Rows], Answer]:
-    def rule(rows: Rows) -> Answer:
-        answers = [None if outcome is None else holds(outcome) for _, outcome in rows]
-        if False in answers:
-            return False  # whatever the others turn out to be
-        return None if None in answers or not answers else True
-
-    return rule
-
-
-def _kept_on_average(rows: Rows) -> Answer:
-    drops: dict[str, list[float]] = {}
-    for data, outcome in rows:
-        if outcome is None:
-            return None
-        drops.setdefault(data, []).append(outcome.drop)
-    if not drops:
-        return None
-    return all(sum(each) / len(each) <= KEPT for each in drops.values())
-
-
-_LOOKED_AT = ("table1", "table2", "table3", "table4", "table5")
-_healed = _every(lambda outcome: outcome.removed and outcome.kept)
-_removed = _every(lambda outcome: outcome.removed)
-
-RULES: dict[str, tuple[tuple[str, ...], Callable[[Rows], Answer]]] = {
-    "one-trigger-one-target": (("table1", "table2"), _healed),
-    "multi-target": (("table3",), _removed),
-    "poisoning-rate-insensitive": (("table1 trojan_wm", "table4"), _removed),
-    "data-set-agnostic": (("table1", "table2"), _kept_on_average),
-    "low-clean-access": (("table5",), _healed),
+_ONE_TRIGGER = "table in ('table1', 'table2')"
+RULES = {
+    "one-trigger-one-target": (_ONE_TRIGGER, "both"),
+    "multi-target": ("table == 'table3'", "removed"),
+    "poisoning-rate-insensitive": (
+        "table == 'table4' or (table == 'table1' and attack == 'trojan_wm')",
+        "removed",
+    ),
+    "data-set-agnostic": (_ONE_TRIGGER, "kept on average"),
+    "low-clean-access": ("table == 'table5'", "both"),
 }
-"""Feature -> (the rows it looks at, the rule)."""
+"""Feature -> (the rows it looks at, what must be true of them)."""
+
+_COLUMNS = ["table", "attack", "data", "who", "n", "outcome"]
+_LOOKED_AT = ("table1", "table2", "table3", "table4", "table5")
 
 
-def derive(
-    records: Iterable[Mapping[str, Any]], profile: str = "full"
-) -> dict[str, dict[str, Answer]]:
-    """Defence (our label) -> feature -> answer, for each defence that has a record."""
-    return _answers(_tables(records, profile))
+def _answers(rows: pd.DataFrame) -> dict[str, Answer]:
+    """The answers for one defence; the outcome of a row that was not run is None."""
+    return {feature: _answer(rows.query(where), what) for feature, (where, what) in RULES.items()}
 
 
-def _answers(tables: Mapping[str, list[Comparison]]) -> dict[str, dict[str, Answer]]:
-    rows = dict(tables)
-    rows["table1 trojan_wm"] = [r for r in rows["table1"] if r.case.attack == "trojan_wm"]
-    seen = {each.label for table in rows.values() for each in table if each.n}
-    labels = [label for label, _ in CONTENDERS.values() if label in seen]
-    return {
-        label: {
-            feature: rule(
-                [
-                    (each.case.data, each.ours)
-                    for table in looked_at
-                    for each in rows[table]
-                    if each.label == label
-                ]
-            )
-            for feature, (looked_at, rule) in RULES.items()
-        }
-        for label in labels
-    }
+def _answer(rows: pd.DataFrame, what: str) -> Answer:
+    if what != "kept on average":
+        answers: list[Answer] = [outcome and getattr(outcome, what) for outcome in rows["outcome"]]
+    elif rows["outcome"].isna().any():
+        return None
+    else:
+        drops = rows["outcome"].map(lambda outcome: outcome.drop).groupby(rows["data"])
+        answers = [mean <= KEPT for mean in drops.mean()]
+    # One no decides, whatever the others turn out to be.
+    return False if False in answers else None if None in answers or not answers else True
 
 
-def _tables(records: Iterable[Mapping[str, Any]], profile: str) -> dict[str, list[Comparison]]:
+def _ours(records: Records, profile: str) -> pd.DataFrame:
+    """The rows of every defence that has a record."""
     records = list(records)
-    return {table: compare(records, table, profile) for table in _LOOKED_AT}
+    rows = [
+        (table, each.case.attack, each.case.data, each.label, each.n, each.ours)
+        for table in _LOOKED_AT
+        for each in compare(records, table, profile)
+    ]
+    frame = pd.DataFrame(rows, columns=_COLUMNS)
+    return frame[frame.groupby("who")["n"].transform("sum") > 0]
+
+
+def derive(records: Records, profile: str = "full") -> dict[str, dict[str, Answer]]:
+    """Defence (our label) -> feature -> answer, for each defence that has a record."""
+    groups = _ours(records, profile).groupby("who", sort=False)
+    return {label: _answers(rows) for label, rows in groups}
 
 
 def of_the_talk() -> dict[str, dict[str, Answer]]:
     """The rules applied to what the talk prints: column -> feature -> answer."""
-
-    def rows(name: str, column: str) -> Rows:
-        table, _, attack = name.replace("table", "Table ").partition(" trojan")
-        return [
-            (entry.data, published(entry))
-            for entry in PUBLISHED
-            if entry.table == table
-            and entry.defense == column
-            and (not attack or entry.attack == "trojan_wm")
-        ]
-
-    return {
-        column: {
-            feature: rule([row for name in tables for row in rows(name, column)])
-            for feature, (tables, rule) in RULES.items()
-        }
-        for column in FEATURES
-    }
+    rows = [
+        (e.table.lower().replace(" ", ""), e.attack, e.data, e.defense, 1, published(e))
+        for e in PUBLISHED
+    ]
+    frame = pd.DataFrame(rows, columns=_COLUMNS)
+    return {column: _answers(frame[frame["who"] == column]) for column in FEATURES}
 
 
-def markdown(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str:
+def markdown(records: Records, profile: str = "full") -> str:
     """The derived matrix as a Markdown table, the talk's mark in brackets; … is not known yet.
 
     A line a defence; at its end stands how many seeds its cells rest on.
     """
-    tables = _tables(records, profile)
-    derived = _answers(tables)
-    cells = [each for table in tables.values() for each in table]
     columns = dict(CONTENDERS.values())
-    rows = []
-    for label, answers in derived.items():
-        printed = FEATURES.get(columns[label] or "", {})
+    lines = []
+    for label, rows in _ours(records, profile).groupby("who", sort=False):
+        talk = FEATURES.get(columns[label] or "", {})
         marks = [
-            _mark(answers[feature]) + (f" ({_mark(printed[feature])})" if printed else "")
-            for feature in RULES
+            mark(answer, "…") + (f" ({mark(talk[feature])})" if talk else "")
+            for feature, answer in _answers(rows).items()
         ]
-        rows.append([label, *marks, seed_range(each.n for each in cells if each.label == label)])
-    table = pd.DataFrame(rows, columns=["defence", *RULES, "seeds"])
+        lines.append([label, *marks, seed_range(rows["n"])])
+    table = pd.DataFrame(lines, columns=["defence", *RULES, "seeds"])
     return grid(table, "l" + "c" * len(RULES) + "r")
-
-
-def _mark(answer: Answer) -> str:
-    return "…" if answer is None else "✓" if answer else "✗"

@@ -7,18 +7,17 @@ Chapter 10 calls the same functions. What is in the results file already is not 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from ibau_lite.theory.generalisation_networks import (
     Capacity,
+    Constants,
     capacity,
     constants,
     measured_from,
@@ -27,7 +26,7 @@ from ibau_lite.theory.margins import margin_error, margins
 from torch import Tensor, nn
 
 from ibau_lite.data import Dataset, LabelledImages, load
-from ibau_lite.defenses import IBAU, FineTuningConfig, fine_tuning, ibau
+from ibau_lite.defenses import fine_tuning, ibau
 from ibau_lite.metrics import evaluate
 from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.models import mlp
@@ -35,20 +34,8 @@ from ibau_lite.sets import L2Ball
 from ibau_lite.streams import VERSION
 from ibau_lite.training import Recipe, fit
 
-from . import first_run
+from . import first_run, studies
 from .engine import once
-from .records import provenance
-
-__all__ = [
-    "Worst",
-    "before_and_after",
-    "both_sides",
-    "main",
-    "small_digits",
-    "steepest",
-    "worst_delta",
-    "zoo",
-]
 
 
 def scores(model: nn.Module, images: Tensor, batch: int = 500) -> Tensor:
@@ -82,25 +69,25 @@ def worst_delta(
 
     A search: the error found is a lower bound of the largest one.
     """
-    device = next(model.parameters()).device
-    part = part.to(device)
+    part = part.to(next(model.parameters()).device)
     theta = dict(model.named_parameters())
+
+    def error(delta: Tensor) -> float:
+        moved = margins(scores(model, part.images + delta), part.labels.cpu())
+        return float(margin_error(moved))
+
+    start = torch.zeros_like(part.images[0])
     if radius == 0:
-        still = margins(scores(model, part.images), part.labels.cpu())
-        return Worst(torch.zeros_like(part.images[0]), float(margin_error(still)), ())
+        return Worst(start, error(start), ())
     risk = Risk(model, part.images[:images], part.labels[:images])
     generator = torch.Generator().manual_seed(seed)
-    found: list[tuple[float, Tensor]] = []
-    for restart in range(restarts):
-        start = None
-        if restart:
-            start = torch.randn(part.images.shape[1:], generator=generator).to(device)
-            start = radius * start / torch.linalg.vector_norm(start)
-        delta = Ascent(steps)(risk, theta, L2Ball(radius), start).delta
-        moved = margins(scores(model, part.images + delta), part.labels.cpu())
-        found.append((float(margin_error(moved)), delta))
-    error, delta = max(found, key=lambda pair: pair[0])
-    return Worst(delta, error, tuple(error for error, _ in found))
+    found = []
+    for _ in range(restarts):
+        found.append(Ascent(steps)(risk, theta, L2Ball(radius), start).delta)
+        start = torch.randn(start.shape, generator=generator).to(start)
+        start = radius * start / torch.linalg.vector_norm(start)
+    errors = tuple(map(error, found))
+    return Worst(found[errors.index(max(errors))], max(errors), errors)
 
 
 def both_sides(
@@ -109,15 +96,13 @@ def both_sides(
     unseen: LabelledImages,
     radius: float,
     a: Capacity,
-    *,
-    share: float = 0.1,
     **search: Any,
 ) -> dict[str, Any]:
     """What Theorem 3 compares, at the worst δ found on the sample and at the worst found elsewhere.
 
     The unseen images are halved: one half is searched for a second δ, the other is measured. Of the
     two δ the one with the larger unseen error is reported: `left`, `sample_error`, their difference
-    `gap`, and γ, the margin that a `share` of the sample more than errs does not reach. `ratio` is
+    `gap`, and γ, the margin that a tenth of the sample more than errs does not reach. `ratio` is
     A/(γ√n) for the capacity `a`: up to constants and a logarithm, the complexity term.
     """
     middle = len(unseen) // 2
@@ -128,7 +113,7 @@ def both_sides(
         here = margins(scores(model, sample.images + delta.cpu()), sample.labels)
         there = margins(scores(model, measured.images + delta.cpu()), measured.labels)
         error = float(margin_error(here))
-        gamma = float(here.clamp_min(0).quantile(min(1.0, error + share)))
+        gamma = float(here.clamp_min(0).quantile(min(1.0, error + 0.1)))
         rows.append({"left": float(margin_error(there)), "sample_error": error, "gamma": gamma})
     row = max(rows, key=lambda row: row["left"])
     ratio = a.total / (row["gamma"] * math.sqrt(len(sample))) if row["gamma"] > 0 else math.inf
@@ -151,11 +136,10 @@ def steepest(model: nn.Module, images: Tensor) -> float:
 
 def small_digits() -> tuple[LabelledImages, LabelledImages]:
     """The digits at their own size, 8×8: 1,000 to train on, 797 held out."""
-    dataset = load("digits")
-    held_out = (dataset.clean, dataset.validation, dataset.test)
-    images = torch.cat([part.images for part in held_out])[:, :1, ::4, ::4].contiguous()
-    train = LabelledImages(dataset.train.images[:, :1, ::4, ::4].contiguous(), dataset.train.labels)
-    return train, LabelledImages(images, torch.cat([part.labels for part in held_out]))
+    digits = studies.small_digits()
+    held_out = (digits.clean, digits.validation, digits.test)
+    images = torch.cat([part.images for part in held_out])
+    return digits.train, LabelledImages(images, torch.cat([part.labels for part in held_out]))
 
 
 @dataclass(frozen=True)
@@ -215,17 +199,19 @@ def zoo(
     for setting in settings:
         model, start, sample = train(setting, train_part)
         unseen = noisy(held_out, setting.noise, setting.seed + 1)
-        found = constants(model, (1, 8, 8))
-        moved = measured_from(found, model, start, (1, 8, 8))
-        from_zero = capacity(found, chi, radius)
-        a = capacity(moved, chi, radius)
+        moved, a, a_zero = _capacities(model, start, (1, 8, 8), chi, radius)
         row = both_sides(model, sample, unseen, radius, a, restarts=restarts)
-        yield {
-            **asdict(setting),
-            **row,
-            "ratio_zero": row["ratio"] * from_zero.total / a.total,
-            "product": moved.product,
-        }
+        row["ratio_zero"] = row["ratio"] * a_zero.total / a.total
+        yield {**asdict(setting), **row, "product": moved.product}
+
+
+def _capacities(
+    model: nn.Module, start: nn.Module, shape: tuple[int, int, int], chi: float, radius: float
+) -> tuple[Constants, Capacity, Capacity]:
+    """The constants with distances from `start`, A with them, and A with distances from zero."""
+    found = constants(model, shape)
+    moved = measured_from(found, model, start, shape)
+    return moved, capacity(moved, chi, radius), capacity(found, chi, radius)
 
 
 # --- a victim, before and after -----------------------------------------------------------------
@@ -245,8 +231,8 @@ def before_and_after(
     """
     victim = experiment.victim(dataset, progress=True).model
     recipes = {row.label: row.config for row in experiment.rows}
-    tuned: FineTuningConfig = replace(recipes["fine-tuning"], epochs=2)
-    unlearning: IBAU = replace(recipes["I-BAU"], rounds=1)
+    tuned = replace(recipes["fine-tuning"], epochs=2)
+    unlearning = replace(recipes["I-BAU"], rounds=1)
     shape, chi = dataset.shape, math.sqrt(math.prod(dataset.shape)) / 2
     for name in ("poisoned", "fine-tuning", "I-BAU"):
         model = victim
@@ -255,10 +241,8 @@ def before_and_after(
         elif name == "I-BAU":
             model = ibau(victim, dataset.clean, config=unlearning).model
         report = evaluate(model, dataset.test, experiment.attack)
-        own, original = model.cpu(), victim.cpu()
-        found = constants(own, shape)
-        here = measured_from(found, own, original, shape)
-        a, from_zero = capacity(here, chi, radius), capacity(found, chi, radius)
+        own = model.cpu()
+        here, a, a_zero = _capacities(own, victim.cpu(), shape, chi, radius)
         row = both_sides(own, dataset.clean, dataset.test, radius, a, **search)
         yield {
             "network": name,
@@ -272,25 +256,21 @@ def before_and_after(
             "slack": [layer.norm.upper / layer.norm.lower for layer in here.layers],
             "capacity": a.total,
             "capacity_weights": a.network,
-            "capacity_zero": from_zero.total,
-            "ratio_zero": row["ratio"] * from_zero.total / a.total,
+            "capacity_zero": a_zero.total,
+            "ratio_zero": row["ratio"] * a_zero.total / a.total,
         }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Record the zoo and the victims of a profile, one JSON line each."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--profile", default="smoke", choices=first_run.PROFILES)
-    parser.add_argument(
-        "--results", type=Path, default=Path("results/generalisation_networks.jsonl")
-    )
-    parser.add_argument("--data", help="only these of zoo, signs, cifar10, gtsrb, with commas")
-    choice = parser.parse_args(arguments)
+    help_ = "only these of zoo, signs, cifar10, gtsrb, with commas"
+    choice = studies.command_line(__doc__, "generalisation_networks", help_).parse_args(arguments)
     experiments = {e.data: e for e in first_run.experiments(choice.profile)}
     for data in ("zoo", *experiments):
         if choice.data and data not in choice.data.split(","):
             continue
-        make = partial(_record, data, choice.profile, experiments.get(data))
+        heading = {"data": data, "profile": choice.profile}
+        make = partial(studies.made, heading, partial(_rows, experiments.get(data)))
         record = once(choice.results, f"{data}, {choice.profile}", make, named=_named)
         print(f"{data}: {len(record['rows'])} networks", flush=True)
     return 0
@@ -301,15 +281,14 @@ def _named(record: Mapping[str, Any]) -> str | None:
     return f"{record['data']}, {record['profile']}" if current else None
 
 
-def _record(data: str, profile: str, experiment: first_run.Experiment | None) -> dict[str, Any]:
+def _rows(experiment: first_run.Experiment | None) -> dict[str, Any]:
     if experiment is None:
-        rows, source = list(zoo()), "digits"
-    else:
-        dataset = load(data) if data == "signs" else load(data, clean=1000, test=2000)
-        search = {"restarts": 2, "steps": 10, "images": 100}
-        rows = list(before_and_after(experiment, dataset, **search))
-        source = dataset.source
-    return {"data": data, "profile": profile, "source": source, "rows": rows, **provenance()}
+        return {"source": "digits", "rows": list(zoo())}
+    data = experiment.data
+    dataset = load(data) if data == "signs" else load(data, clean=1000, test=2000)
+    search = {"restarts": 2, "steps": 10, "images": 100}
+    rows = list(before_and_after(experiment, dataset, **search))
+    return {"source": dataset.source, "rows": rows}
 
 
 if __name__ == "__main__":

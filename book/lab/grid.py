@@ -1,10 +1,10 @@
-"""A table of text as Markdown: what all tables of the laboratory end in."""
+"""A table of text as Markdown, and the marks in it: what all tables of the laboratory end in."""
 
 from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Iterable
 
-__all__ = ["grid"]
+import pandas as pd
 
 _RULES = {"l": "---", "r": "---:", "c": ":---:"}
 
@@ -19,3 +19,14 @@ def grid(table: pd.DataFrame, align: str = "lr") -> str:
     rule = [_RULES[letter] for letter in letters[: table.shape[1]]]
     rows = [table.columns, rule, *table.itertuples(index=False, name=None)]
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
+def mark(answer: bool | None, unknown: str = "") -> str:
+    """✓ for yes, ✗ for no."""
+    return unknown if answer is None else "✓" if answer else "✗"
+
+
+def share(answers: Iterable[bool | None]) -> str:
+    """How many are yes, out of those that are known: "3 of 8"; nothing if none is."""
+    known = [answer for answer in answers if answer is not None]
+    return f"{sum(known)} of {len(known)}" if known else ""

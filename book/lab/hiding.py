@@ -12,7 +12,6 @@ float32.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -32,10 +31,9 @@ from ibau_lite.speed import fold_batchnorm
 
 from .engine import once
 from .grid import grid
-from .records import fingerprint, key_of, provenance
+from .records import fingerprint, key_of
+from .studies import made
 from .zoo import Zoo
-
-__all__ = ["lead", "main", "measure", "table"]
 
 
 def measure(
@@ -103,18 +101,16 @@ def table(records: Iterable[Mapping[str, Any]], data: str) -> str:
     above 1, H cannot tell the backdoor from the network's own weaknesses.
     """
     head = ["attack", "H(δ̄)"]
-    compared = ("‖δ̄‖", "target", "rival", "ratio")
-    head += [f"{norm}: {what}" for norm in ("l2", "l1") for what in compared]
+    head += [f"{norm}: {k}" for norm in ("l2", "l1") for k in ("‖δ̄‖", "target", "rival", "ratio")]
     rows = []
     for record in records:
-        if record["data"] != data:
-            continue
-        row = [record["attack"], f"{record['mean']:.1f}"]
-        for norm, rivals in record["rivals"].items():
-            target, rival = _compared(record, norm)
-            row += [f"{rivals['length']:.1f}", f"{target:.1f}", f"{rival:.1f}"]
-            row += [f"{target / rival:.2f}"]
-        rows.append(row)
+        if record["data"] == data:
+            row = [record["attack"], f"{record['mean']:.1f}"]
+            for norm, rivals in record["rivals"].items():
+                target, rival = _compared(record, norm)
+                row += [f"{x:.1f}" for x in (rivals["length"], target, rival)]
+                row += [f"{target / rival:.2f}"]
+            rows.append(row)
     return grid(pd.DataFrame(rows, columns=head))
 
 
@@ -131,27 +127,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in choice.attacks.split(","):
         victim = zoo.network(zoo.member(name))
         settings = {"victim": victim.settings, "images": fingerprint(part), "version": 1}
-        make = partial(_record, zoo, name, victim.model, part, settings)
-        record = once(choice.results, key_of(settings), make)
+        heading = {
+            "key": key_of(settings),
+            "profile": zoo.profile,
+            "data": choice.data,
+            "source": zoo.dataset.source,
+            "attack": name,
+            "settings": settings,
+        }
+        make = partial(made, heading, partial(measure, victim.model, part, zoo.attack(name)))
+        record = once(choice.results, heading["key"], make)
         print(table([record], choice.data).splitlines()[-1], flush=True)
     return 0
-
-
-def _record(
-    zoo: Zoo, name: str, model: nn.Module, part: LabelledImages, settings: dict[str, Any]
-) -> dict[str, Any]:
-    began = time.process_time()
-    return {
-        "key": key_of(settings),
-        "profile": zoo.profile,
-        "data": zoo.experiment.data,
-        "source": zoo.dataset.source,
-        "attack": name,
-        **measure(model, part, zoo.attack(name)),
-        "cpu_seconds": time.process_time() - began,
-        "settings": settings,
-        **provenance(),
-    }
 
 
 if __name__ == "__main__":

@@ -7,19 +7,17 @@ attacks alone. Ours stands above the talk's number, which is in brackets.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
 from ibau_lite.attacks.named import SEVEN_TARGETS
 from ibau_lite.metrics import spread
 
-from .compare import Comparison, compare, named, printed
+from .compare import Comparison, compare, named
 from .grid import grid
 from .plan import Case
-from .published import Published
-
-__all__ = ["matrix", "matrix_rows", "seed_range", "seven", "undefended"]
+from .published import Published, printed
+from .records import Records
 
 
 def matrix(compared: Sequence[Comparison]) -> str:
@@ -37,15 +35,40 @@ def matrix_rows(compared: Sequence[Comparison]) -> pd.DataFrame:
     names = [named(case) for case in cases]
     if len({case.data for case in cases}) == 1:  # then it need not be said of each
         names = [name.split(" ", 1)[1] for name in names]
-    rows = [["no defence", "", *(undefended(compared, case) for case in cases)]]
+    before: dict[Case, list[Mapping[str, float]]] = {case: [] for case in cases}
+    for each in compared:
+        before[each.case] += [record["before"] for record in each.records]
+    undefended = (
+        _beside(runs, printed("no defence", **vars(case))) for case, runs in before.items()
+    )
+    rows = [["no defence", "", *undefended]]
     for label in dict.fromkeys(each.label for each in compared):
         here = {each.case: each for each in compared if each.label == label}
-        count = seed_range(each.n for each in here.values())
-        rows.append([label, count, *(_acc_asr(here.get(case)) for case in cases)])
+        cells = (_cell(here[case]) if case in here else "" for case in cases)
+        rows.append([label, seed_range(each.n for each in here.values()), *cells])
     return pd.DataFrame(rows, columns=["defence", "n", *names])
 
 
-def seven(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str:
+def _cell(each: Comparison) -> str:
+    crosses = "" if each.missed in (0, each.n) else f"{each.missed}/{each.n}"
+    crosses = f"<br>×{crosses}" if each.missed else ""
+    return _beside([record["after"] for record in each.records], each.talk, crosses)
+
+
+def _beside(reports: Sequence[Mapping[str, float]], talk: Published | None, more: str = "") -> str:
+    ours = " / ".join(means(reports)) if reports else "—"
+    theirs = f"<br>({' / '.join(talk.told('{:.1f}'))})" if talk else ""
+    return ours + more + theirs
+
+
+def means(reports: Iterable[Mapping[str, float]]) -> tuple[str, str]:
+    """Mean ACC and ASR in per cent."""
+    frame = pd.DataFrame(list(reports))
+    acc, asr = (spread(frame[name]).mean for name in ("accuracy", "attack_success_rate"))
+    return f"{100 * acc:.1f}", f"{100 * asr:.1f}"
+
+
+def seven(records: Records, profile: str = "full") -> str:
     """The ASR of each of the seven triggers in per cent, mean ± s.d., as a Markdown table."""
     rows = []
     for each in compare(records, "table3", profile):
@@ -61,34 +84,7 @@ def seven(records: Iterable[Mapping[str, Any]], profile: str = "full") -> str:
     return grid(pd.DataFrame(rows, columns=["data", "defence", "n", *SEVEN_TARGETS]), "llr")
 
 
-def undefended(compared: Iterable[Comparison], case: Case) -> str:
-    """ACC / ASR of a network as it came, from the records, and the talk's."""
-    runs = [record["before"] for each in compared if each.case == case for record in each.records]
-    measures = ("accuracy", "attack_success_rate")
-    means = [spread(run[key] for run in runs).mean for key in measures] if runs else None
-    ours = "—" if means is None else " / ".join(f"{100 * mean:.1f}" for mean in means)
-    return _beside(ours, printed(case, "no defence"))
-
-
 def seed_range(counted: Iterable[int]) -> str:
     """How many seeds the cells of a line have that were run: "3", or "1–3"."""
     runs = sorted({n for n in counted if n}) or [0]
     return str(runs[0]) if len(runs) == 1 else f"{runs[0]}–{runs[-1]}"
-
-
-def _acc_asr(each: Comparison | None) -> str:
-    if each is None:
-        return ""
-    ours = "—"
-    if each.n:
-        ours = f"{100 * each.accuracy.mean:.1f} / {100 * each.attack_success_rate.mean:.1f}"
-        part = "" if each.missed == each.n else f"{each.missed}/{each.n}"
-        ours += f"<br>×{part}" if each.missed else ""
-    return _beside(ours, each.talk)
-
-
-def _beside(ours: str, talk: Published | None) -> str:
-    if talk is None:
-        return ours
-    numbers = (talk.accuracy, talk.attack_success_rate)
-    return f"{ours}<br>({' / '.join('×' if x is None else f'{x:.1f}' for x in numbers)})"

@@ -21,8 +21,6 @@ from ibau_lite.data import Dataset, load
 
 from .records import append, provenance
 
-__all__ = ["NEAR", "counted", "main", "nearest"]
-
 NEAR = 0.95
 """From this correlation on two images count as near-duplicates."""
 
@@ -42,10 +40,7 @@ def nearest(images: Tensor, among: Tensor, *, chunk: int = 500) -> tuple[Tensor,
         )
     theirs = _standardised(among)
     found = [(_standardised(part) @ theirs.T).max(1) for part in images.split(chunk)]
-    values, places = (
-        torch.cat(parts) for parts in zip(*((f.values, f.indices) for f in found), strict=True)
-    )
-    return values, places
+    return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
 
 
 def _standardised(images: Tensor) -> Tensor:

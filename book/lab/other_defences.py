@@ -34,8 +34,6 @@ from ibau_lite.models import small_cnn
 from .first_run import Experiment, Row, experiments
 from .tables import NO_DEFENCE
 
-__all__ = ["TALK", "experiment", "private", "rows"]
-
 TALK: dict[str, str] = {
     NO_DEFENCE: "no defence",
     "Neural Cleanse": "NC",

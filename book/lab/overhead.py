@@ -12,9 +12,9 @@ that something else keeps busy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from statistics import fmean
 
 import pandas as pd
 
@@ -22,30 +22,23 @@ from .compare import REMOVED, Comparison, compare
 from .contenders import CONTENDERS
 from .grid import grid
 from .published import SECONDS
-from .records import device, usual_device
-
-__all__ = ["Timed", "effective", "markdown", "timed"]
-
-Run = Mapping[str, Any]
+from .records import Record, Records, device, usual_device
 
 
 @dataclass(frozen=True)
 class Timed:
-    """The runs of a defence on a data set whose seconds count.
+    """The runs of a defence on a data set whose seconds count."""
 
-    `alone` had the machine to themselves, `crowd` shared it with other cells.
-    """
-
-    alone: tuple[Run, ...]
-    crowd: tuple[Run, ...]
+    every: tuple[Record, ...]
 
     @property
     def shared(self) -> bool:
-        """Whether there are none but runs that shared the machine."""
-        return not self.alone
+        """Whether there are none but runs that shared the machine with other cells."""
+        return all(run["jobs"] != 1 for run in self.every)
 
-    def runs(self, *, shared: bool) -> tuple[Run, ...]:
-        return self.crowd if shared else self.alone
+    def runs(self, *, shared: bool) -> list[Record]:
+        """Those that shared the machine, or those that had it to themselves."""
+        return [run for run in self.every if (run["jobs"] != 1) == shared]
 
     def times(self, *, shared: bool) -> dict[tuple[str, int], float]:
         """(network, seed) -> seconds until effective, of those runs that became so."""
@@ -56,7 +49,7 @@ class Timed:
         return {cell: seconds for cell, seconds in found.items() if seconds is not None}
 
 
-def effective(record: Run) -> float | None:
+def effective(record: Record) -> float | None:
     """Seconds until the ASR was at most 20 % after a round and stayed so; None if it never did.
 
     A dip does not count, as of a network that a large step has wrecked for a round: neither the
@@ -75,22 +68,19 @@ def effective(record: Run) -> float | None:
 
 def timed(compared: Iterable[Comparison]) -> dict[tuple[str, str], Timed]:
     """(data set, label) -> the runs that count, of every defence that has any."""
-    groups: dict[str, dict[str, list[Run]]] = {}
+    groups: dict[str, dict[str, list[Record]]] = {}
     for each in compared:
         groups.setdefault(each.case.data, {}).setdefault(each.label, []).extend(each.records)
     found = {}
     for data, by_label in groups.items():
         usual = usual_device(run for runs in by_label.values() for run in runs)
         for label, runs in by_label.items():
-            here = [run for run in runs if device(run) == usual]
-            alone = tuple(run for run in here if run["jobs"] == 1)
-            crowd = tuple(run for run in here if run["jobs"] != 1)
-            if here:
-                found[data, label] = Timed(alone, crowd)
+            if here := tuple(run for run in runs if device(run) == usual):
+                found[data, label] = Timed(here)
     return found
 
 
-def markdown(records: Iterable[Run], profile: str = "full") -> str:
+def markdown(records: Records, profile: str = "full") -> str:
     """A Markdown table with a line a data set and defence, over the cells of Table 6.
 
     Runs that had the machine to themselves are counted if there are any, else all, marked with *.
@@ -104,34 +94,28 @@ def markdown(records: Iterable[Run], profile: str = "full") -> str:
     columns = dict(CONTENDERS.values())
     for (data, label), mine in found.items():
         shared = mine.shared
-        runs, times = mine.runs(shared=shared), mine.times(shared=shared)
-        ibau = found.get((data, "I-BAU"))
-        base = ibau.times(shared=shared) if ibau else {}
-        both = times.keys() & base.keys()
         star = "*" if shared else ""
-        row = [data, label, f"{len(times)} of {len(runs)}"]
-        row += [f"{_mean(times.values()):.1f}{star}" if times else ""]
-        ratio = sum(times[c] for c in both) / sum(base[c] for c in both) if both else None
-        row += [f"{ratio:.1f}{star}" if ratio is not None else ""]
-        row += [f"{_mean(_total(run) for run in runs):.1f}{star}"]
-        theirs = SECONDS.get(data, {})
-        column = columns[label] or ""
-        known = column in theirs
-        row += (
-            [f"{theirs[column]:.2f}", f"{theirs[column] / theirs['I-BAU']:.1f}"]
-            if known
-            else ["", ""]
+        runs, times = mine.runs(shared=shared), mine.times(shared=shared)
+        ibau = found.get((data, "I-BAU"), Timed(())).times(shared=shared)
+        both = times.keys() & ibau.keys()
+        ratio = sum(times[c] for c in both) / sum(ibau[c] for c in both) if both else None
+        talk = SECONDS.get(data, {}).get(columns[label] or "")
+        rows.append(
+            [
+                data,
+                label,
+                f"{len(times)} of {len(runs)}",
+                f"{fmean(times.values()):.1f}{star}" if times else "",
+                f"{ratio:.1f}{star}" if ratio is not None else "",
+                f"{fmean(map(_total, runs)):.1f}{star}",
+                f"{talk:.2f}" if talk else "",
+                f"{talk / SECONDS[data]['I-BAU']:.1f}" if talk else "",
+            ]
         )
-        rows.append(row)
     return grid(pd.DataFrame(rows, columns=head), "llr")
 
 
-def _total(run: Run) -> float:
+def _total(run: Record) -> float:
     """Seconds after the last round, by the clock of `effective`; without it, the defence's own."""
-    last: Run = run["history"][-1] if run["history"] else {}
+    last: Record = run["history"][-1] if run["history"] else {}
     return float(last.get("elapsed", run["seconds"]))
-
-
-def _mean(values: Iterable[float]) -> float:
-    values = list(values)
-    return sum(values) / len(values)

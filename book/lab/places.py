@@ -14,13 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from joblib.externals.loky.backend import get_context
 from joblib.externals.loky.process_executor import ProcessPoolExecutor
-
-__all__ = ["Here", "cluster", "processes", "stop"]
 
 
 class Here(Executor):
@@ -68,6 +67,18 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
+
+
+@contextmanager
+def chosen(
+    jobs: int, scheduler: str | None, *, gpus: bool = False
+) -> Iterator[tuple[Callable[[], Executor], int]]:
+    """(what opens an executor, number of cells at a time) for `runner.sweep`, while inside."""
+    if not scheduler:
+        yield Here if jobs == 1 else partial(processes, jobs), jobs
+        return
+    with cluster(scheduler, gpus=gpus) as (executor, room):
+        yield lambda: executor, jobs or room
 
 
 @contextmanager

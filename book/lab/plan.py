@@ -6,8 +6,8 @@ Planning reads no data and trains nothing, so that a list or an estimate costs n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -22,11 +22,8 @@ from .courses import course
 from .first_run import PROFILES
 from .records import key_of
 
-__all__ = ["TABLES", "Case", "Cell", "cases", "contestants", "plan", "settings"]
-
 TABLES = ("table1", "table2", "table3", "table4", "table5", "table6")
 
-_ATTACKS = (*ONE_TARGET, "all_to_all")
 _CHEAP = ("ibau", "ft", "naive", "fp", "nad")
 _SUCCESSORS = ("anp", "ft_sam", "sau")
 
@@ -58,6 +55,12 @@ class Cell:
     seed: int
     profile: str
     network_seed: int = 0
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Cell:
+        """The cell that a record tells of; `KeyError` for what it lacks."""
+        case = Case(told["data"], told["attack"], told["rate"], told["clean"])
+        return cls(case, told["defense"], told["seed"], told["profile"], told["network_seed"])
 
     @cached_property
     def key(self) -> str:
@@ -111,16 +114,11 @@ class Cell:
         )
 
 
-def _trained(data: str, profile: str) -> first_run.Experiment:
-    (experiment,) = (each for each in first_run.experiments(profile) if each.data == data)
-    return experiment
-
-
 @cache
 def settings(defense: str, profile: str, data: str, attack: str) -> dict[str, Any]:
     """What a cell's result depends on besides the cell: the defence's settings, the training."""
     chosen = contender(defense, profile, data)
-    trained = _trained(data, profile)
+    (trained,) = (each for each in first_run.experiments(profile) if each.data == data)
     return {
         "registry": chosen.defense,
         "config": describe(chosen.config),
@@ -137,32 +135,30 @@ def cases(table: str, profile: str) -> tuple[Case, ...]:
         raise ValueError(f"table: one of {', '.join(TABLES)} is expected, got {table!r}")
     if profile not in PROFILES:
         raise ValueError(f"profile: one of {', '.join(PROFILES)} is expected, got {profile!r}")
-    if profile == "smoke":
-        return _miniature(table)
-    one = {
-        data: tuple(Case(data, attack, 0.2, 5000) for attack in _ATTACKS)
-        for data in ("cifar10", "gtsrb")
-    }
-    return {
-        "table1": one["cifar10"],
-        "table2": one["gtsrb"],
-        "table3": tuple(Case(data, "seven_to_seven", 0.2, 5000) for data in one),
-        "table4": tuple(Case("cifar10", "trojan_wm", rate, 5000) for rate in (0.05, 0.005)),
-        "table5": tuple(Case("cifar10", "trojan_wm", 0.2, size) for size in (2500, 500, 100)),
-        "table6": (*one["cifar10"][:-1], *one["gtsrb"][:-1]),
-    }[table]
+    return (_MINIATURE if profile == "smoke" else _WHOLE)[table]
 
 
-def _miniature(table: str) -> tuple[Case, ...]:
-    usual = Case("signs", "badnets", 0.2, 800)
-    return {
-        "table1": (usual, Case("signs", "blend", 0.2, 800)),
-        "table2": (usual, Case("signs", "all_to_all", 0.2, 800)),
-        "table3": (Case("signs", "seven_to_seven", 0.2, 800),),
-        "table4": tuple(Case("signs", "badnets", rate, 800) for rate in (0.05, 0.02)),
-        "table5": tuple(Case("signs", "badnets", 0.2, size) for size in (400, 100)),
-        "table6": (usual,),
-    }[table]
+_ONE = {
+    data: tuple(Case(data, attack, 0.2, 5000) for attack in (*ONE_TARGET, "all_to_all"))
+    for data in ("cifar10", "gtsrb")
+}
+_WHOLE = {
+    "table1": _ONE["cifar10"],
+    "table2": _ONE["gtsrb"],
+    "table3": tuple(Case(data, "seven_to_seven", 0.2, 5000) for data in _ONE),
+    "table4": tuple(Case("cifar10", "trojan_wm", rate, 5000) for rate in (0.05, 0.005)),
+    "table5": tuple(Case("cifar10", "trojan_wm", 0.2, size) for size in (2500, 500, 100)),
+    "table6": (*_ONE["cifar10"][:-1], *_ONE["gtsrb"][:-1]),
+}
+_USUAL = Case("signs", "badnets", 0.2, 800)
+_MINIATURE = {
+    "table1": (_USUAL, replace(_USUAL, attack="blend")),
+    "table2": (_USUAL, replace(_USUAL, attack="all_to_all")),
+    "table3": (replace(_USUAL, attack="seven_to_seven"),),
+    "table4": tuple(replace(_USUAL, rate=rate) for rate in (0.05, 0.02)),
+    "table5": tuple(replace(_USUAL, clean=size) for size in (400, 100)),
+    "table6": (_USUAL,),
+}
 
 
 def contestants(table: str, data: str) -> tuple[str, ...]:
@@ -197,11 +193,11 @@ def plan(
     """
     if seeds < 1 or networks < 1:
         raise ValueError(f"seeds, networks: at least 1 is expected, got {seeds} and {networks}")
-    _check("defence", only, CONTENDERS)
+    _check("defence", only, list(CONTENDERS))
     places: dict[Cell, tuple[int, ...]] = {}
     rows = [(table, case) for table in tables for case in cases(table, profile)]
-    _check("attack", attacks, {case.network for _, case in rows})
-    _check("data", data, {case.data for _, case in rows})
+    _check("attack", attacks, sorted({case.network for _, case in rows}))
+    _check("data", data, sorted({case.data for _, case in rows}))
     for number, (table, case) in enumerate(rows):
         if (attacks and case.network not in attacks) or (data and case.data not in data):
             continue
@@ -227,13 +223,11 @@ def _stage(table: str, case: Case, name: str) -> int:
         return late[name]
     if name == "nc" and case.data == "gtsrb":
         return 7  # 43 classes to invert
-    if name not in _CHEAP and table == "table1":
-        return 1
-    return {"table1": 0, "table2": 2, "table3": 3, "table4": 4, "table5": 5, "table6": 6}[table]
+    number = int(table[-1])
+    return number if number > 1 or name not in _CHEAP else 0
 
 
-def _check(what: str, asked: Sequence[str] | None, known: Iterable[str]) -> None:
-    known = list(known) if not isinstance(known, set) else sorted(known)
+def _check(what: str, asked: Sequence[str] | None, known: Sequence[str]) -> None:
     unknown = [name for name in asked or () if name not in known]
     if unknown:
         raise ValueError(f"{what}: among {', '.join(known)} is expected, got {', '.join(unknown)}")

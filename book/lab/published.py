@@ -6,10 +6,9 @@ Park, Mao, Jin, Jia, *Adversarial Unlearning of Backdoors via Implicit Hypergrad
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-
-__all__ = ["FEATURES", "PUBLISHED", "SECONDS", "Published", "one_trigger", "table"]
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,11 @@ class Published:
     rate: float = 0.2
     clean: int = 5000
     by_trigger: tuple[tuple[str, float], ...] = ()
+
+    def told(self, number: str = "{:.2f} %") -> list[str]:
+        """ACC and ASR as text."""
+        numbers = (self.accuracy, self.attack_success_rate)
+        return ["×" if each is None else number.format(each) for each in numbers]
 
 
 # A column a defence; in each cell ACC and ASR.
@@ -120,57 +124,55 @@ low-clean-access            ✗ ✗ ✗ ✗ ✗ ✓
 """
 
 
-def _grid(text: str) -> tuple[list[str], dict[str, list[str]]]:
-    """The column names in the first line, and the cells of each further one by its first word."""
-    head, *rows = (line.split() for line in text.strip().splitlines())
-    return [name.replace("no-defence", "no defence") for name in head], {
-        first: cells for first, *cells in rows
+def _grid(text: str) -> dict[str, dict[str, list[str]]]:
+    """Row -> column -> its cells: one, or ACC and ASR. The first line has the columns' names."""
+    head, *lines = (line.split() for line in text.strip().splitlines())
+    names = [name.replace("no-defence", "no defence") for name in head]
+    width = (len(lines[0]) - 1) // len(names)
+    return {
+        row: {name: cells[width * k : width * (k + 1)] for k, name in enumerate(names)}
+        for row, *cells in lines
     }
+
+
+def _columns(text: str) -> dict[str, dict[str, str]]:
+    """Column -> row -> its only cell."""
+    rows = _grid(text)
+    names = next(iter(rows.values()))
+    return {name: {row: cells[name][0] for row, cells in rows.items()} for name in names}
 
 
 def _number(printed: str) -> float | None:
     return None if printed == "×" else float(printed)
 
 
-def _pairs(text: str) -> Iterator[tuple[str, str, float | None, float | None]]:
-    """(row, defence, ACC, ASR) of a table with two numbers in each cell."""
-    names, rows = _grid(text)
-    for row, cells in rows.items():
-        for name, acc, asr in zip(names, cells[::2], cells[1::2], strict=True):
-            yield row, name, _number(acc), _number(asr)
+def _cells(number: int, text: str, told: Callable[[str], dict[str, Any]]) -> Iterator[Published]:
+    """The cells of a table with two numbers in each; `told` says what a row's first word means."""
+    for row, cells in _grid(text).items():
+        for name, (acc, asr) in cells.items():
+            fixed = {"data": "cifar10", "attack": "trojan_wm", **told(row)}
+            yield Published(
+                defense=name, accuracy=_number(acc), attack_success_rate=_number(asr),
+                table=f"Table {number}", **fixed,
+            )  # fmt: skip
 
 
 def _seven() -> Iterator[Published]:
     for data, text in _TABLE_3.items():
-        names, rows = _grid(text)
-        for column, name in enumerate(names):
-            printed = {row: _number(cells[column]) for row, cells in rows.items()}
+        for name, column in _columns(text).items():
+            printed = {row: _number(cell) for row, cell in column.items()}
             acc, average = printed.pop("ACC"), printed.pop("average")
             each = tuple((row, asr) for row, asr in printed.items() if asr is not None)
             yield Published(data, "seven_to_seven", name, acc, average, "Table 3", by_trigger=each)
 
 
-def _all() -> Iterator[Published]:
-    for data, text, number in (("cifar10", _TABLE_1, 1), ("gtsrb", _TABLE_2, 2)):
-        for attack, name, acc, asr in _pairs(text):
-            yield Published(data, attack, name, acc, asr, f"Table {number}")
-    yield from _seven()
-    for row, name, acc, asr in _pairs(_TABLE_4):
-        rate = float(row) / 100
-        yield Published("cifar10", "trojan_wm", name, acc, asr, "Table 4", rate=rate)
-    for row, name, acc, asr in _pairs(_TABLE_5):
-        yield Published("cifar10", "trojan_wm", name, acc, asr, "Table 5", clean=int(row))
-
-
-def _columns(text: str) -> dict[str, dict[str, str]]:
-    names, rows = _grid(text)
-    return {
-        name: {row: cells[column] for row, cells in rows.items()}
-        for column, name in enumerate(names)
-    }
-
-
-PUBLISHED: tuple[Published, ...] = tuple(_all())
+PUBLISHED: tuple[Published, ...] = (
+    *_cells(1, _TABLE_1, lambda attack: {"attack": attack}),
+    *_cells(2, _TABLE_2, lambda attack: {"attack": attack, "data": "gtsrb"}),
+    *_seven(),
+    *_cells(4, _TABLE_4, lambda rate: {"rate": float(rate) / 100}),
+    *_cells(5, _TABLE_5, lambda clean: {"clean": int(clean)}),
+)
 """Every cell of Tables 1 to 5, the column "no defence" included."""
 
 SECONDS: dict[str, dict[str, float]] = {
@@ -195,14 +197,11 @@ def table(name: str) -> tuple[Published, ...]:
     return cells
 
 
-def one_trigger(data: str, attack: str = "badnets") -> tuple[Published, ...]:
-    """The row of an attack in Table 1 (CIFAR-10) or 2 (GTSRB), one entry a defence.
+def printed(
+    column: str, data: str, attack: str, rate: float = 0.2, clean: int = 5000
+) -> Published | None:
+    """The cell of a row in a column, if the talk has it; Table 4 is Trojan WM at other rates."""
+    return _BY_PLACE.get((column, data, attack, rate, clean))
 
-    Raises `KeyError` for a data set or an attack that is not there.
-    """
-    rows = [entry for entry in PUBLISHED if entry.table in ("Table 1", "Table 2")]
-    row = tuple(entry for entry in rows if (entry.data, entry.attack) == (data, attack))
-    if not row:
-        known = ", ".join(dict.fromkeys(f"{entry.data} with {entry.attack}" for entry in rows))
-        raise KeyError(f"{data} with {attack} is not transcribed; known: {known}")
-    return row
+
+_BY_PLACE = {(e.defense, e.data, e.attack, e.rate, e.clean): e for e in PUBLISHED}

@@ -11,6 +11,7 @@ import subprocess
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,8 @@ import ibau_lite
 from ibau_lite.data import LabelledImages
 from ibau_lite.streams import VERSION
 
-__all__ = [
-    "append",
-    "device",
-    "fingerprint",
-    "key_of",
-    "provenance",
-    "read",
-    "read_line",
-    "usual_device",
-    "weights_digest",
-]
+Record = Mapping[str, Any]
+Records = Iterable[Record]
 
 
 def fingerprint(*parts: LabelledImages) -> str:
@@ -115,26 +107,25 @@ _CODE = _code()  # of the files as they were imported: they may change under a l
 
 def _processor() -> str:
     """The processor's name as the system tells it; its architecture where it does not."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
-def device(record: Mapping[str, Any]) -> str:
+def device(record: Record) -> str:
     """The GPU that a record was made on, or the processor."""
     return str(record["hardware"]["device"])
 
 
-def usual_device(records: Iterable[Mapping[str, Any]]) -> str | None:
+def usual_device(records: Records) -> str | None:
     """The `device` that most of these records were made on; None for none."""
     used = Counter(map(device, records)).most_common(1)
     return used[0][0] if used else None
 
 
-def append(path: str | Path, record: Mapping[str, Any]) -> None:
+def append(path: str | Path, record: Record) -> None:
     """Add one line to a JSON Lines file: a single write, so that two writers never mix.
 
     A line that was cut short by a crash is closed first, so that it does not swallow this one.
@@ -147,19 +138,13 @@ def append(path: str | Path, record: Mapping[str, Any]) -> None:
         raise ValueError(f"a record holds JSON only: {error}") from error
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        if (
-            os.lseek(file, 0, os.SEEK_END)
-            and os.pread(file, 1, os.fstat(file).st_size - 1) != b"\n"
-        ):
+    with path.open("a+b", buffering=0) as file:
+        if (end := file.seek(0, os.SEEK_END)) and os.pread(file.fileno(), 1, end - 1) != b"\n":
             line = "\n" + line
         content = line.encode()
-        if os.write(file, content) != len(content):
+        if file.write(content) != len(content):
             raise OSError(f"{path}: the record was not written as a whole; is the disk full?")
-        os.fsync(file)
-    finally:
-        os.close(file)
+        os.fsync(file.fileno())
 
 
 def read(path: str | Path, *, cut: bool = False) -> list[dict[str, Any]]:
@@ -176,15 +161,14 @@ def read(path: str | Path, *, cut: bool = False) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_bytes().rstrip(b"\n").split(b"\n"), 1):
         if not line:  # two writers may both have closed a line that a third was still writing
             continue
+        where = f"{path}, line {number}"
         try:
-            records.append(_parsed(line))
-        except ValueError as error:
+            records.append(_parsed(line, where))
+        except ValueError:
             if not cut:
-                raise ValueError(f"{path}, line {number}: {error}") from error
-            warnings.warn(
-                f"{path}, line {number}: was cut short, or is no record; its cell is lost",
-                stacklevel=2,
-            )
+                raise
+            lost = f"{where}: was cut short, or is no record; its cell is lost"
+            warnings.warn(lost, stacklevel=2)
     return records
 
 
@@ -193,17 +177,15 @@ def read_line(path: str | Path, number: int) -> dict[str, Any]:
     lines = Path(path).read_bytes().split(b"\n")
     if not 0 < number <= len(lines) or not lines[number - 1]:
         raise ValueError(f"{path} has no record in line {number}")
-    try:
-        return _parsed(lines[number - 1])
-    except ValueError as error:
-        raise ValueError(f"{path}, line {number}: {error}") from error
+    return _parsed(lines[number - 1], f"{path}, line {number}")
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
+def _parsed(line: bytes, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:  # not JSON, cut inside a character, too deep
-        raise ValueError(f"not JSON ({error})") from error
+        raise ValueError(f"{where}: not JSON ({error})") from error
     if not isinstance(record, dict) or not isinstance(record.get("cell", {}), dict):
-        raise ValueError(f"an object is expected, and so of its cell, got {str(record)[:100]}")
+        got = str(record)[:100]
+        raise ValueError(f"{where}: an object is expected, and so of its cell, got {got}")
     return record

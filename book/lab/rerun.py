@@ -24,20 +24,17 @@ from ibau_lite.streams import VERSION
 
 from .answers import Answers
 from .contenders import CONTENDERS
-from .plan import Case, Cell
-from .records import provenance, read, read_line
+from .plan import Cell
+from .records import Record, provenance, read, read_line
 from .work import perform
-
-__all__ = ["cell_of", "changed", "differences", "find", "main"]
 
 ELSEWHERE = 0.02
 """By how much a rate may differ where the hardware or a version is another one."""
 
 _COMPARED = ("before", "after", "history", "by_pair", "answers", "seconds", "source", "settings")
-_MEASURES = ("accuracy", "attack_success_rate")
 
 
-def cell_of(record: Mapping[str, Any]) -> Cell:
+def cell_of(record: Record) -> Cell:
     """The planned cell that a record is of.
 
     Raises `ValueError` where no run of this version repeats it: a record of something else than a
@@ -55,9 +52,12 @@ def cell_of(record: Mapping[str, Any]) -> Cell:
             f"it was made with version {streams} of the random streams, this library has version "
             f"{VERSION}: no run of today draws the same numbers"
         )
-    if told["defense"] not in CONTENDERS:
-        raise ValueError(f"there is no defence {told['defense']!r}")
-    cell = _cell(told)
+    try:
+        cell = Cell.of(told)
+    except KeyError as error:
+        raise ValueError(f"its cell lacks {error}") from error
+    if cell.defense not in CONTENDERS:
+        raise ValueError(f"there is no defence {cell.defense!r}")
     if cell.key != told["key"]:
         raise ValueError(
             f"its settings are not those of {cell} in this version (key {told['key']}, now "
@@ -84,75 +84,55 @@ def find(path: str | Path, which: str) -> dict[str, Any]:
 
 
 def _names(told: Mapping[str, Any]) -> tuple[str, str]:
-    with suppress(ValueError):
-        return told["key"], str(_cell(told))
+    with suppress(KeyError):
+        return told["key"], str(Cell.of(told))
     return "", ""
 
 
-def _cell(told: Mapping[str, Any]) -> Cell:
-    try:
-        case = Case(told["data"], told["attack"], told["rate"], told["clean"])
-        return Cell(case, told["defense"], told["seed"], told["profile"], told["network_seed"])
-    except KeyError as error:
-        raise ValueError(f"its cell lacks {error}") from error
-
-
-def changed(record: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def changed(record: Record, here: Record) -> list[str]:
     """What is not as it was when the record was made: versions, hardware, images."""
-    told = [
-        (name, record[part].get(name), value)
-        for part in ("versions", "hardware")
-        for name, value in here[part].items()
-    ]
+    then = {**record["versions"], **record["hardware"], "images": record["source"]}
+    now = {**here["versions"], **here["hardware"]}
     if "source" in here:
-        told.append(("images", record["source"], here["source"]))
+        now["images"] = here["source"]
         for part in ("clean", "test"):
-            told.append((part, record["settings"][part], here["settings"][part]))
-    return [f"{name}: {then} then, {now} now" for name, then, now in told if then != now]
+            then[part], now[part] = record["settings"][part], here["settings"][part]
+    return [
+        f"{name}: {then.get(name)} then, {value} now"
+        for name, value in now.items()
+        if then.get(name) != value
+    ]
 
 
-def differences(
-    record: Mapping[str, Any], again: Mapping[str, Any], tolerance: float
-) -> tuple[int, list[str]]:
+def differences(record: Record, again: Record, tolerance: float) -> tuple[int, list[str]]:
     """(how many numbers both have, what differs by more than `tolerance`) of two records."""
     then, now = _numbers(record), _numbers(again)
     told = [f"{name}: only in one of the two" for name in sorted(then.keys() ^ now.keys())]
     both = [name for name in then if name in now]
-    told += [
-        f"{name}: {_shown(then[name])} then, {_shown(now[name])} now"
-        for name in both
-        if not _near(then[name], now[name], tolerance)
-    ]
+    for name in both:
+        numbers = then[name], now[name]  # None: a number that was not finite
+        near = None not in numbers and abs(then[name] - now[name]) <= tolerance + 1e-9
+        if not near and numbers != (None, None):
+            old, new = ("none" if x is None else f"{x:.4f}" for x in numbers)
+            told.append(f"{name}: {old} then, {new} now")
     for part in ("clean", "attacked"):
         ours, theirs = (getattr(Answers.from_dict(r["answers"]), part) for r in (record, again))
         other = 1.0 if ours.shape != theirs.shape else float((ours != theirs).double().mean())
         if other > tolerance:
             told.append(f"answers, {part}: {other:.2%} of the images are read otherwise")
-    told += [
-        f"{name}: {record.get(name)} then, {again.get(name)} now"
-        for name in ("found", "flagged")
-        if record.get(name) != again.get(name)
-    ]
+    for name in ("found", "flagged"):
+        if record.get(name) != again.get(name):
+            told.append(f"{name}: {record.get(name)} then, {again.get(name)} now")
     return len(both), told
 
 
-def _near(then: float | None, now: float | None, tolerance: float) -> bool:
-    if then is None or now is None:  # a number that was not finite
-        return then is now
-    return abs(then - now) <= tolerance + 1e-9
-
-
-def _shown(number: float | None) -> str:
-    return "none" if number is None else f"{number:.4f}"
-
-
-def _numbers(record: Mapping[str, Any]) -> dict[str, float | None]:
+def _numbers(record: Record) -> dict[str, Any]:
     reports = {"before": record["before"], "after": record["after"]}
     reports |= {f"round {k}": row for k, row in enumerate(record["history"], 1)}
     numbers = {
         f"{when}, {name}": report[name]
         for when, report in reports.items()
-        for name in _MEASURES
+        for name in ("accuracy", "attack_success_rate")
         if name in report
     }
     return numbers | {f"ASR of {rule}": asr for rule, asr in record["by_pair"].items()}
@@ -179,16 +159,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cell = cell_of(record)
     except (ValueError, OSError) as error:
         parser.error(f"this record cannot be run again: {error}")
-    if torch.get_num_threads() != (threads := record["hardware"]["threads"]):
-        torch.set_num_threads(threads)
+    torch.set_num_threads(record["hardware"]["threads"])
     for line in changed(record, provenance()):
         print(f"warning: {line}")
     print(f"running {cell}: the record took {record['seconds']:.0f} s", flush=True)
     again = perform(cell, None if choice.folder is None else str(choice.folder.resolve()))
     elsewhere = changed(record, again)
-    tolerance = choice.tolerance
-    if tolerance is None:
-        tolerance = ELSEWHERE if elsewhere else 0.0
+    usual = ELSEWHERE if elsewhere else 0.0
+    tolerance = usual if choice.tolerance is None else choice.tolerance
     count, told = differences(record, again, tolerance)
     for line in told:
         print(f"differs: {line}")

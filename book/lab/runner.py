@@ -29,8 +29,6 @@ from .first_run import PROFILES
 from .plan import TABLES, Cell, plan
 from .work import attempt, failure
 
-__all__ = ["job", "main", "sweep"]
-
 
 def sweep(
     cells: Sequence[Cell],
@@ -59,14 +57,17 @@ def sweep(
     left = [cell for cell in cells if cell.key not in settled]
     if not left:
         return []
-    if not scheduler:
-        begin = places.Here if jobs == 1 else partial(places.processes, jobs)
-        under_way = resume([job(cell, folder, jobs) for cell in left], claims, jobs, begin)
-        return _watched(under_way, len(cells), progress)
-    with places.cluster(scheduler, gpus=gpus) as (executor, room):
-        at_once = jobs or room
-        there = [job(cell, folder, at_once) for cell in left]
-        return _watched(resume(there, claims, at_once, lambda: executor), len(cells), progress)
+    with places.chosen(jobs, scheduler, gpus=gpus) as (begin, at_once):
+        under_way = resume([job(cell, folder, at_once) for cell in left], claims, at_once, begin)
+        finished = []
+        done = len(cells) - len(left)
+        with tqdm(total=len(cells), initial=done, disable=not progress, unit="cell") as bar:
+            for record in under_way:
+                finished.append(record)
+                bar.update()
+                if progress:
+                    bar.write(_line(record))
+    return finished
 
 
 def job(cell: Cell, folder: str | Path | None = None, jobs: int = 1) -> Job:
@@ -80,19 +81,6 @@ def job(cell: Cell, folder: str | Path | None = None, jobs: int = 1) -> Job:
         cell.needs,
         (cell.case.data, cell.case.network, cell.network_seed),
     )
-
-
-def _watched(under_way: resume, total: int, progress: bool) -> list[dict[str, Any]]:
-    """Run the cells that are left of `total`, with a bar and a printed line for each."""
-    finished = []
-    done = total - len(under_way.jobs)
-    with tqdm(total=total, initial=done, disable=not progress, unit="cell") as bar:
-        for record in under_way:
-            finished.append(record)
-            bar.update()
-            if progress:
-                bar.write(_line(record))
-    return finished
 
 
 def _line(record: dict[str, Any]) -> str:
@@ -111,32 +99,19 @@ def _line(record: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, list or estimate the cells of the tables; 1 if a cell failed."""
     parser = _parser()
-    choice = parser.parse_args(arguments)
-    tables = TABLES if "all" in choice.tables else choice.tables
+    choice = vars(parser.parse_args(arguments))
+    results, retry = choice["results"], choice["retry"]
+    planned = {name: choice[name] for name in ("seeds", "networks", "only", "attacks", "data")}
+    how = {name: choice[name] for name in ("folder", "jobs", "scheduler", "gpus", "retry")}
+    if how["jobs"] is None:
+        how["jobs"] = 0 if how["scheduler"] else 1
     try:
-        cells = plan(
-            tables,
-            choice.profile,
-            seeds=choice.seeds,
-            networks=choice.networks,
-            only=_split(choice.only),
-            attacks=_split(choice.attacks),
-            data=_split(choice.data),
-        )
-        jobs = choice.jobs if choice.jobs is not None else 0 if choice.scheduler else 1
-        if choice.list or choice.dry_run:
-            _tell(cells, Claims(choice.results, retry=choice.retry), choice.list, max(1, jobs))
+        tables = TABLES if "all" in choice["tables"] else choice["tables"]
+        cells = plan(tables, choice["profile"], **planned)
+        if choice["list"] or choice["dry_run"]:
+            _tell(cells, Claims(results, retry=retry), choice["list"], max(1, how["jobs"]))
             return 0
-        finished = sweep(
-            cells,
-            choice.results,
-            folder=choice.folder,
-            jobs=jobs,
-            scheduler=choice.scheduler,
-            gpus=choice.gpus,
-            retry=choice.retry,
-            progress=True,
-        )
+        finished = sweep(cells, results, progress=True, **how)
     except (ValueError, ImportError, OSError) as error:
         parser.error(str(error))
     except (RuntimeError, CancelledError) as error:
@@ -145,35 +120,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped: finished cells are kept; the same command goes on from here")
         return 130
-    settled = Claims(choice.results).settled()
-    failed = [cell for cell in cells if "error" in settled.get(cell.key, {})]
-    away = sum(cell.key not in settled for cell in cells)
+    state = _states(cells, Claims(results))
     print(
-        f"{len(finished)} cells run, {len(cells) - len(failed) - away} of {len(cells)} finished"
-        + (f", {len(failed)} failed (--retry runs them again)" if failed else "")
-        + (f", {away} in flight in another runner" if away else "")
+        f"{len(finished)} cells run, {state.count('done')} of {len(cells)} finished"
+        + (f", {n} failed (--retry runs them again)" if (n := state.count("failed")) else "")
+        + (f", {n} in flight in another runner" if (n := state.count("to do")) else "")
     )
-    return 1 if failed else 0
+    return 1 if "failed" in state else 0
+
+
+def _states(cells: Sequence[Cell], claims: Claims) -> list[str]:
+    settled = claims.settled()
+    failed = {key for key, record in settled.items() if "error" in record}
+    return [
+        "failed" if cell.key in failed else "done" if cell.key in settled else "to do"
+        for cell in cells
+    ]
 
 
 def _tell(cells: Sequence[Cell], claims: Claims, one_by_one: bool, jobs: int) -> None:
     """Print the cells with their state, or what is left of them and how long it may take."""
-    settled = claims.settled()
+    states = _states(cells, claims)
     if one_by_one:
-        for cell in cells:
-            record = settled.get(cell.key)
-            state = "to do" if record is None else "failed" if "error" in record else "done"
+        for cell, state in zip(cells, states, strict=True):
             print(f"{state:<6} {cell.key} {cell}")
-    left = [cell for cell in cells if cell.key not in settled]
-    failed = sum("error" in settled[cell.key] for cell in cells if cell.key in settled)
-    print(f"{len(cells)} cells: {len(cells) - len(left) - failed} done, {failed} failed, ", end="")
-    print(f"{len(left)} to do")
+    counted = ", ".join(f"{states.count(name)} {name}" for name in ("done", "failed", "to do"))
+    print(f"{len(cells)} cells: {counted}")
     if not one_by_one:
+        left = [cell for cell, state in zip(cells, states, strict=True) if state == "to do"]
         print(estimate(left, claims.records(), jobs))
 
 
-def _split(text: str | None) -> list[str] | None:
-    return None if text is None else text.split(",")
+def _names(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -182,23 +161,22 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("tables", nargs="+", choices=(*TABLES, "all"), metavar="TABLE")
-    parser.add_argument("--profile", default="smoke", choices=PROFILES)
-    parser.add_argument("--seeds", type=int, default=3, help="how many (3)")
-    parser.add_argument(
-        "--networks", type=int, default=1, help="how many networks share the seeds (1)"
-    )
-    parser.add_argument("--only", help="only these defences, separated by commas")
-    parser.add_argument("--attacks", help="only these networks, separated by commas")
-    parser.add_argument("--data", help="only these data sets, separated by commas")
-    parser.add_argument("--results", type=Path, default=Path("results/reproduce.jsonl"))
-    parser.add_argument("--folder", type=Path, help="of the networks; the data's cache by default")
-    parser.add_argument("--jobs", type=int, help="cells at a time (1; on a cluster, its size)")
-    parser.add_argument("--scheduler", help="the address of a Dask scheduler, tcp://host:port")
-    parser.add_argument("--gpus", action="store_true", help="a cell asks Dask for one GPU")
-    parser.add_argument("--retry", action="store_true", help="run failed cells again")
-    parser.add_argument("--list", action="store_true", help="print the cells, run none")
-    parser.add_argument("--dry-run", action="store_true", help="estimate the time, run none")
+    add = parser.add_argument
+    add("tables", nargs="+", choices=(*TABLES, "all"), metavar="TABLE")
+    add("--profile", default="smoke", choices=PROFILES)
+    add("--seeds", type=int, default=3, help="how many (3)")
+    add("--networks", type=int, default=1, help="how many networks share the seeds (1)")
+    add("--only", type=_names, help="only these defences, separated by commas")
+    add("--attacks", type=_names, help="only these networks, separated by commas")
+    add("--data", type=_names, help="only these data sets, separated by commas")
+    add("--results", type=Path, default=Path("results/reproduce.jsonl"))
+    add("--folder", type=Path, help="of the networks; the data's cache by default")
+    add("--jobs", type=int, help="cells at a time (1; on a cluster, its size)")
+    add("--scheduler", help="the address of a Dask scheduler, tcp://host:port")
+    add("--gpus", action="store_true", help="a cell asks Dask for one GPU")
+    add("--retry", action="store_true", help="run failed cells again")
+    add("--list", action="store_true", help="print the cells, run none")
+    add("--dry-run", action="store_true", help="estimate the time, run none")
     return parser
 
 

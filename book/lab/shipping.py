@@ -17,8 +17,6 @@ from ibau_lite import attacks, checkpoints
 from ibau_lite.attacks import Attack
 from ibau_lite.zoo import SUMS, sha256, stated_digests
 
-__all__ = ["ship"]
-
 
 def ship(
     model: nn.Module,

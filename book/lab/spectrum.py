@@ -8,17 +8,11 @@ one CPU core a network, once it is trained; float32.
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from ibau_lite.theory.active_constraint import (
-    tangent_spectrum,
-)
+from ibau_lite.theory.active_constraint import tangent_spectrum
 from torch import Tensor, nn
 
 from ibau_lite import curvature
@@ -29,11 +23,8 @@ from ibau_lite.minimax import Ascent, Risk
 from ibau_lite.sets import L2Ball
 from ibau_lite.solvers import Ritz
 
-from .engine import once
-from .first_run import PROFILES, Experiment, experiments
-from .records import fingerprint, key_of, provenance, weights_digest
-
-__all__ = ["main", "measure"]
+from .first_run import Experiment
+from .studies import command_line, measure_networks
 
 
 def measure(
@@ -51,8 +42,8 @@ def measure(
 
     - ``zero``: δ = 0, Ritz values of ∇₁²H;
     - ``ball``: the best δ of `ascent` steps with ‖δ‖₂ ≤ `radius`, then settled by twice as many of
-      a fifth of the length, the same, and on the sphere the multiplier λ and the Ritz values of M =
-      P(λI − ∇₁²H)P on the tangent space;
+      a fifth of the length, the same, and on the sphere the multiplier λ, ‖P∇₁H‖, which is left to
+      climb (``tangential``), and the Ritz values of M = P(λI − ∇₁²H)P on the tangent space;
     - ``penalised``: the fixed point δ = ∇₁H(δ)/2c of H − c‖δ‖², for the c that makes the Hessian
       at zero safely negative, 2c = `margin`·λ_max. There the assumption of Theorem 1 has a chance;
       the largest Ritz value there says whether it holds.
@@ -69,29 +60,29 @@ def measure(
 
     def look(delta: Tensor) -> dict[str, float]:
         value, slope = risk.value_and_gradient(delta, theta)
-        return {
-            "norm": _digits(delta.norm()),
-            "H": _digits(value),
-            "gradient": _digits(slope.norm()),
-            "target": _digits(
-                (predict(model, part.images + delta.to(part.images)) == target).float().mean()
-            ),
-        }
+        read = predict(model, part.images + delta.to(part.images))
+        numbers = {"norm": delta.norm(), "H": value, "gradient": slope.norm()}
+        numbers["target"] = (read == target).float().mean()
+        return {name: _digits(number) for name, number in numbers.items()}
+
+    def slope(delta: Tensor) -> Tensor:
+        return risk.value_and_gradient(delta, theta)[1]
 
     def curved(delta: Tensor) -> dict[str, Any]:
-        seen = curvature.spectrum(risk, delta, theta, steps=steps, seed=seed)
-        return _ritz(seen.runs[0])
+        return _ritz(curvature.spectrum(risk, delta, theta, steps=steps, seed=seed).runs[0])
 
     at_zero = curved(zero)
     ball = L2Ball(radius)
     found = Ascent(ascent)(risk, theta, ball)
-    best = Ascent(2 * ascent, step=0.1)(risk, theta, ball, found.delta)
-    multiplier, tangent = tangent_spectrum(risk, best.delta, theta, steps=steps, seed=seed)
+    settled = Ascent(2 * ascent, step=0.1)(risk, theta, ball, found.delta)
+    best = settled.delta
+    multiplier, tangent = tangent_spectrum(risk, best, theta, steps=steps, seed=seed)
+    along = slope(best) - (slope(best) * best).sum() / (best * best).sum() * best
 
     penalty = 0.5 * margin * max(at_zero["values"][-1], 1e-6)
     delta = zero
     for _ in range(ascent):
-        delta = risk.value_and_gradient(delta, theta)[1] / (2 * penalty)
+        delta = slope(delta) / (2 * penalty)
     there = curvature.spectrum(risk, delta, theta, steps=max(2, steps // 3), seed=seed)
     return {
         "images": len(part),
@@ -100,30 +91,22 @@ def measure(
         "trigger": _digits((trigger(part.images) - part.images).flatten(1).norm(dim=1).mean()),
         "zero": {**look(zero), "hessian": at_zero},
         "ball": {
-            **look(best.delta),
+            **look(best),
             "radius": radius,
             "ascent": ascent,
-            "gap": _digits(best.gap),
-            "hessian": curved(best.delta),
+            "gap": _digits(settled.gap),
+            "hessian": curved(best),
             "multiplier": _digits(multiplier),
-            "tangential": _digits(_tangential(risk, best.delta, theta)),
+            "tangential": _digits(along.norm()),
             "tangent": _ritz(tangent),
         },
         "penalised": {
             **look(delta),
             "penalty": _digits(penalty),
-            "remaining": _digits(
-                (risk.value_and_gradient(delta, theta)[1] - 2 * penalty * delta).norm()
-            ),
+            "remaining": _digits((slope(delta) - 2 * penalty * delta).norm()),
             "highest": _digits(there.maximum - 2 * penalty),
         },
     }
-
-
-def _tangential(risk: Risk, delta: Tensor, theta: Mapping[str, Tensor]) -> Tensor:
-    """‖P∇₁H‖: what is left to climb along the sphere."""
-    slope = risk.value_and_gradient(delta, theta)[1]
-    return (slope - (slope * delta).sum() / (delta * delta).sum() * delta).norm()
 
 
 def _ritz(run: Ritz) -> dict[str, list[float]]:
@@ -142,73 +125,36 @@ def _digits(number: Tensor | float) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the poisoned networks of the first run, one record a network."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--profile", default="smoke", choices=PROFILES)
-    parser.add_argument("--results", type=Path, default=Path("results/spectrum.jsonl"))
-    parser.add_argument("--data", help="only this data set")
-    parser.add_argument("--network", type=Path, help="a poisoned network, instead of training one")
+    parser = command_line(__doc__, "spectrum", "only this data set")
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--steps", type=int, default=40)
-    choice = parser.parse_args(arguments)
-    known = {experiment.data: experiment for experiment in experiments(choice.profile)}
-    if choice.data and choice.data not in known:
-        parser.error(f"profile {choice.profile} has the data sets {', '.join(known)}")
-    if choice.network and not choice.data:
-        parser.error("--network needs --data: which images is it for?")
-    for name, experiment in known.items():
-        if choice.data and choice.data != name:
-            continue
-        dataset = experiment.load()
-        model = experiment.network(dataset, choice.network)
-        part = dataset.clean[: choice.images]
-        settings = {
-            "network": weights_digest(model),
-            "images": fingerprint(part),
-            "steps": choice.steps,
-            "version": 2,
-        }
-        make = partial(_record, experiment, choice.profile, dataset, model, part, settings)
-        print(_line(once(choice.results, key_of(settings), make)), flush=True)
-    return 0
+    return measure_networks(parser, arguments, ["steps"], _on_network, _told)
 
 
-def _record(
-    experiment: Experiment,
-    profile: str,
-    dataset: Dataset,
-    model: nn.Module,
-    part: LabelledImages,
-    settings: dict[str, Any],
+def _on_network(
+    experiment: Experiment, dataset: Dataset, model: nn.Module, part: LabelledImages, steps: int
 ) -> dict[str, Any]:
-    started = time.process_time()
-    seen = measure(model, part, experiment.attack, steps=settings["steps"])
     report = evaluate(model, dataset.test, experiment.attack)
     return {
-        "key": key_of(settings),
-        "profile": profile,
-        "data": experiment.data,
-        "source": dataset.source,
         "attack": experiment.attack.name,
         "accuracy": report.accuracy,
         "attack_success_rate": report.attack_success_rate,
-        "settings": settings,
-        **seen,
-        "cpu_seconds": time.process_time() - started,
-        **provenance(),
+        **measure(model, part, experiment.attack, steps=steps),
     }
 
 
-def _line(record: Mapping[str, Any]) -> str:
-    ends = {
-        place: (record[place]["hessian"]["values"][0], record[place]["hessian"]["values"][-1])
-        for place in ("zero", "ball")
-    }
-    tangent = record["ball"]["tangent"]["values"]
+def _told(record: Mapping[str, Any]) -> str:
+    zero, ball, tangent = (
+        f"from {values[0]:.3g} to {values[-1]:.3g}"
+        for values in (
+            record["zero"]["hessian"]["values"],
+            record["ball"]["hessian"]["values"],
+            record["ball"]["tangent"]["values"],
+        )
+    )
     return (
-        f"{record['data']}: ∇²_δH from {ends['zero'][0]:.3g} to {ends['zero'][1]:.3g} at 0, "
-        f"{ends['ball'][0]:.3g} to {ends['ball'][1]:.3g} on the ball; "
-        f"λ = {record['ball']['multiplier']:.3g}, M from {tangent[0]:.3g} to {tangent[-1]:.3g}; "
-        f"{record['cpu_seconds']:.0f} CPU s"
+        f"{record['data']}: ∇²_δH {zero} at 0, {ball} on the ball; "
+        f"λ = {record['ball']['multiplier']:.3g}, M {tangent}; {record['cpu_seconds']:.0f} CPU s"
     )
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
 import pandas as pd
 
 from ibau_lite.metrics import spread
 
 from .grid import grid
-from .published import one_trigger
-
-__all__ = ["NO_DEFENCE", "gather", "markdown", "side_by_side"]
+from .published import printed
+from .records import Records
 
 NO_DEFENCE = "no defence"
 
@@ -21,7 +17,7 @@ _MEASURES = ["accuracy", "attack_success_rate"]
 _CLOCKS = ["seconds", "cpu_seconds"]
 
 
-def gather(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def gather(records: Records) -> pd.DataFrame:
     """A line for each defence on one data set and profile, in the order of first appearance.
 
     `accuracy` and `attack_success_rate` are `Spread`s over the `n` seeds; `seconds` are the wall's,
@@ -43,8 +39,7 @@ def gather(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
                 measured = [spread([before[name]]) for name in _MEASURES]
                 lines.append([*where, NO_DEFENCE, *measured, None, None, 1])
             measured = [spread(seeds[name].tolist()) for name in _MEASURES]
-            clocks = [float(seeds[name].mean()) for name in _CLOCKS]
-            lines.append([*where, label, *measured, *clocks, len(seeds)])
+            lines.append([*where, label, *measured, *seeds[_CLOCKS].mean(), len(seeds)])
     columns = [*_WHERE, "label", *_MEASURES, *_CLOCKS, "n"]
     return pd.DataFrame(lines, columns=columns, dtype=object)
 
@@ -56,7 +51,7 @@ def markdown(lines: pd.DataFrame, *, talk: bool = True) -> str:
     """
     table = pd.DataFrame(
         {
-            "data": [f"{line.data} ({line.profile})" for line in lines.itertuples()],
+            "data": lines["data"] + " (" + lines["profile"] + ")",
             "row": lines["label"],
             "ACC": lines["accuracy"],
             "ASR": lines["attack_success_rate"],
@@ -65,48 +60,36 @@ def markdown(lines: pd.DataFrame, *, talk: bool = True) -> str:
         }
     )
     if talk:
-        theirs = [_in_the_talk(line.data, line.label) for line in lines.itertuples()]
-        table["the talk: ACC"] = [accuracy for accuracy, _ in theirs]
-        table["the talk: ASR"] = [success for _, success in theirs]
+        cells = [printed(line.label, line.data, "badnets") for line in lines.itertuples()]
+        told = [cell.told() if cell else ["", ""] for cell in cells]
+        table[["the talk: ACC", "the talk: ASR"]] = told
     return grid(table, "llr")
 
 
-def side_by_side(records: Iterable[Mapping[str, Any]]) -> str:
+def side_by_side(records: Records) -> str:
     """A Markdown table with one line a row, with ACC, ASR and CPU seconds for each data set.
 
     Mean ± sample deviation over seeds; where a row has another number of seeds than the first one,
     the number stands behind it.
     """
     lines = gather(records)
-    seeds = max(lines["n"], default=0)
-    lines["few"] = [
-        f" (n = {line.n})" if line.cpu_seconds is not None and line.n < seeds else ""
-        for line in lines.itertuples()
-    ]
+    some = lines["cpu_seconds"].notna() & (lines["n"] < max(lines["n"], default=0))
+    few = (" (n = " + lines["n"].map(str) + ")").where(some, "")
+    told = {
+        "ACC": lines["accuracy"].map(str) + few,
+        "ASR": lines["attack_success_rate"].map(str),
+        "CPU s": lines["cpu_seconds"].map(_whole),
+    }
     table = pd.DataFrame({"row": lines["label"].unique()})
     for name in lines["data"].unique():
-        here = lines[lines["data"] == name].drop_duplicates("label").set_index("label")
-        told = {
-            "ACC": here["accuracy"].map(str) + here["few"],
-            "ASR": here["attack_success_rate"].map(str),
-            "CPU s": here["cpu_seconds"].map(_whole),
-        }
+        here = lines.index[lines["data"] == name]
         for what, column in told.items():
+            by_row = pd.Series(column[here].values, lines["label"][here])
+            by_row = by_row[~by_row.index.duplicated()]
             missing = "not run" if what == "ACC" else ""
-            table[f"{name}: {what}"] = table["row"].map(column).fillna(missing)
+            table[f"{name}: {what}"] = table["row"].map(by_row).fillna(missing)
     return grid(table)
 
 
 def _whole(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.0f}"
-
-
-def _in_the_talk(data: str, label: str) -> tuple[str, str]:
-    try:
-        published = {row.defense: row for row in one_trigger(data)}
-    except KeyError:
-        published = {}
-    if label not in published:
-        return "", ""
-    row = published[label]
-    return f"{row.accuracy:.2f} %", f"{row.attack_success_rate:.2f} %"

@@ -8,21 +8,13 @@ from __future__ import annotations
 
 from .published import PUBLISHED
 
-__all__ = ["SEVEN", "UNDEFENDED"]
-
-_ROWS = [entry for entry in PUBLISHED if entry.defense == "no defence" and entry.clean == 5000]
-
 UNDEFENDED: dict[tuple[str, str], tuple[float, float]] = {
     (entry.data, entry.attack if entry.rate == 0.2 else f"{entry.attack}_{100 * entry.rate:g}"): (
         entry.accuracy,
         entry.attack_success_rate,
     )
-    for entry in _ROWS
+    for entry in PUBLISHED
+    if entry.defense == "no defence" and entry.clean == 5000
     if entry.accuracy is not None and entry.attack_success_rate is not None
 }
 """(data, network of the zoo) -> (ACC, ASR)."""
-
-SEVEN: dict[str, dict[str, float]] = {
-    entry.data: dict(entry.by_trigger) for entry in _ROWS if entry.by_trigger
-}
-"""ASR of each trigger of the 7-trigger-7-target networks (Table 3)."""

@@ -25,8 +25,6 @@ from .records import provenance
 from .victims import Victim
 from .zoo import CLEAN, Member, Zoo
 
-__all__ = ["attempt", "failure", "perform"]
-
 _WATCHED = 1_000
 """Test images that are looked at after each round: on a CPU all of them cost more than a round."""
 
@@ -110,26 +108,23 @@ def _victim(zoo: Zoo, case: Case, seed: int) -> Victim:
 
     What it is made from comes first, each under a lock of its own.
     """
-    attack, clean = case.attack, Member(CLEAN, CLEAN, 0.0)
     if seed == 0 and zoo.has(case.network):
         return zoo.network(zoo.member(case.network))
-    triggers = [name for name in COMPUTED if attack in (name, "seven_to_seven")]
+    triggers = [name for name in COMPUTED if case.attack in (name, "seven_to_seven")]
     if triggers:
-        with _alone(zoo, clean, seed):
-            zoo.network(clean, seed)
+        with _alone(zoo, CLEAN, seed):
+            zoo.network(Member(CLEAN, CLEAN, 0.0), seed)
     for name in triggers:
-        with _alone(zoo, Member(name, name), f"trigger-{seed}"):
+        with _alone(zoo, name, f"trigger-{seed}"):
             zoo.attack(name, seed)
-    member = Member(case.network, attack, case.rate)
-    with _alone(zoo, member, seed):
-        return zoo.network(member, seed)
+    with _alone(zoo, case.network, seed):
+        return zoo.network(Member(case.network, case.attack, case.rate), seed)
 
 
-def _alone(zoo: Zoo, member: Member, what: int | str) -> FileLock:
+def _alone(zoo: Zoo, name: str, what: int | str) -> FileLock:
     """A lock that one process or thread at a time holds for making this network or trigger."""
     zoo.folder.mkdir(parents=True, exist_ok=True)
-    name = f".{zoo.dataset.name}-{zoo.profile}-{member.name}-{what}.lock"
-    return FileLock(zoo.folder / name)
+    return FileLock(zoo.folder / f".{zoo.dataset.name}-{zoo.profile}-{name}-{what}.lock")
 
 
 _WARM: dict[tuple[str, str, str | None], float] = {}

@@ -11,7 +11,7 @@ import torch
 from ibau_lite.theory.active_constraint import arc
 
 from ibau_lab import convergence as cv
-from ibau_lab import read
+from ibau_lab import read, studies
 from ibau_lab.first_run import Experiment
 from ibau_lite.hypergrad import hypergradient
 from ibau_lite.minimax import Risk
@@ -119,7 +119,7 @@ def test_the_command_prints_and_records_constants_and_errors(tmp_path, monkeypat
         victim=lambda dataset, progress: SimpleNamespace(model=network),
     )
     experiment.network = functools.partial(Experiment.network, experiment)
-    monkeypatch.setattr(cv, "experiments", lambda profile: (experiment,))
+    monkeypatch.setattr(studies, "experiments", lambda profile: (experiment,))
     results = tmp_path / "results.jsonl"
     assert cv.main(["--penalty", "4", "--images", "10", "--results", str(results)]) == 0
     printed = capsys.readouterr().out

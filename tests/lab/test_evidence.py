@@ -179,9 +179,7 @@ def test_figures_get_ours_and_the_talks_and_no_recipe_twice() -> None:
 def test_training_says_when_the_poison_enters_and_how_many_rounds_there_are() -> None:
     cpu, full = evidence.training("cifar10").splitlines()
     assert cpu.startswith("- `cpu`: ") and "a cycle of clean images, then 4 epochs" in cpu
-    assert full.startswith(
-        "- `full`: 50 epochs with the poison (all_to_all 100)"
-    )
+    assert full.startswith("- `full`: 50 epochs with the poison (all_to_all 100)")
     assert "I-BAU released 100" in evidence.training("gtsrb").splitlines()[1]
 
 

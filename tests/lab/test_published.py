@@ -7,7 +7,7 @@ import re
 import pytest
 
 from ibau_lab import published
-from ibau_lab.published import FEATURES, PUBLISHED, SECONDS, Published, one_trigger
+from ibau_lab.published import FEATURES, PUBLISHED, SECONDS, Published
 
 TABLE_1 = """
 BadNets 84.94 98.28 83.42 8.76 82.12 48.50 83.78 8.12 82.22 96.66 78.72 11.66 11.08 21.77 83.35 12.30
@@ -183,15 +183,17 @@ def _lines(text: str) -> list[str]:
     return text.strip().splitlines()
 
 
-def test_one_row_by_data_and_attack() -> None:
-    row = one_trigger("cifar10", "all_to_all")
-    by_name = {entry.defense: entry for entry in row}
-    assert by_name["TABOR"].accuracy is None and by_name["TABOR"].table == "Table 1"
-    assert [entry.defense for entry in one_trigger("gtsrb")][:2] == ["no defence", "TABOR"]
+def test_a_cell_by_its_place() -> None:
+    tabor = published.printed("TABOR", "cifar10", "all_to_all")
+    assert tabor is not None and tabor.accuracy is None and tabor.table == "Table 1"
+    assert tabor.told() == ["×", "×"]
+    rare = published.printed("I-BAU", "cifar10", "trojan_wm", rate=0.005)
+    assert rare is not None and rare.told() == ["83.22 %", "13.08 %"]
+    assert published.printed("NC", "gtsrb", "badnets") is None
+    places = {(c.defense, c.data, c.attack, c.rate, c.clean) for c in PUBLISHED}
+    assert len(places) == len(PUBLISHED)
 
 
 def test_what_is_not_transcribed_is_refused_with_what_is() -> None:
-    with pytest.raises(KeyError, match="signs with badnets is not transcribed; known: cifar10"):
-        one_trigger("signs")
     with pytest.raises(KeyError, match="Table 7 is not transcribed as cells; known: Table 1"):
         published.table("Table 7")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ibau_lab import convergence, read, spectrum
+from ibau_lab import convergence, read, spectrum, studies
 from ibau_lab.first_run import Experiment
 from ibau_lite import checkpoints
 from ibau_lite.data import LabelledImages
@@ -69,7 +69,7 @@ def test_the_command_records_once_and_the_record_is_json(tmp_path, monkeypatch, 
         victim=lambda dataset, progress: SimpleNamespace(model=model),
     )
     experiment.network = functools.partial(Experiment.network, experiment)
-    monkeypatch.setattr(spectrum, "experiments", lambda profile: (experiment,))
+    monkeypatch.setattr(studies, "experiments", lambda profile: (experiment,))
     path = tmp_path / "spectrum.jsonl"
     ask = ["--results", str(path), "--images", "5", "--steps", "6"]
     for _ in range(2):

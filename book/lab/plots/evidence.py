@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -12,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ibau_lite.plots.style import FAINT, INK, SERIES, new_figure, style_axes
 
-__all__ = ["OURS", "TALK", "over_setting", "paths", "price"]
+from .looks import legend
 
 OURS, TALK = "ours", "the talk"
 
@@ -147,18 +146,9 @@ def _name_axes(figure: Figure, places: Sequence[Axes], xlabel: str, ylabel: str)
     """The axes named once a figure, and a legend above it that names each series once."""
     figure.supxlabel(xlabel, color=INK, fontsize=10)
     figure.supylabel(ylabel, color=INK, fontsize=10)
-    known: dict[str, Artist] = {}
     for place in places:
-        for handle, label in zip(*place.get_legend_handles_labels(), strict=True):
-            known.setdefault(label, handle)
         for spine in place.spines.values():
             spine.set_edgecolor(FAINT)
-    if known:
-        figure.legend(
-            list(known.values()),
-            list(known),
-            loc="outside upper left",
-            ncols=3,
-            frameon=False,
-            fontsize=9,
-        )
+    known = legend(places)
+    if known[0]:
+        figure.legend(*known, loc="outside upper left", ncols=3, frameon=False, fontsize=9)

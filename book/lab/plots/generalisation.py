@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ibau_lite.plots.style import INK, SERIES, new_figure, style_axes
 
-__all__ = ["bound_terms", "gaps", "laws", "orders"]
+from .looks import check, label, look
 
 _TERMS = ("empirical", "complexity", "confidence")
 
@@ -26,31 +26,29 @@ def bound_terms(
     A row holds `empirical`, `complexity`, `confidence`, the measured `left`, and its setting under
     the key `over`. Above the dotted line at 1 a bound is empty. Raises `ValueError` for no rows.
     """
-    if not panels or not all(panels.values()):
-        raise ValueError("panels: at least one row for each is expected, got none")
+    check(panels, "row")
     # One below the other: side by side, three would be too small to read on a phone.
     figure, column = new_figure(len(panels), 1, 6.4, 1.0 + 2.1 * len(panels))
     axes = [place for [place] in column]
+    top = 1.0
     for place, (title, rows) in zip(axes, panels.items(), strict=True):
         style_axes(place)
-        bottom = [0.0] * len(rows)
-        for number, term in enumerate(_TERMS):
-            colour, hatch, _ = SERIES[number]
+        x, bottom = range(len(rows)), [0.0] * len(rows)
+        for term, (colour, hatch, _) in zip(_TERMS, SERIES):  # noqa: B905
             heights = [row[term] for row in rows]
             place.bar(
-                range(len(rows)), heights, 0.62, bottom, label=term, color=colour, hatch=hatch,
+                x, heights, 0.62, bottom, label=term, color=colour, hatch=hatch,
                 edgecolor="white", linewidth=0,
             )  # fmt: skip
             bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
-        left = [row["left"] for row in rows]
+        top = max(top, *bottom)
         place.plot(
-            range(len(rows)), left, "D", color=INK, markersize=6, markeredgecolor="white",
-            label="measured",
+            x, [row["left"] for row in rows], "D", color=INK, markersize=6,
+            markeredgecolor="white", label="measured",
         )  # fmt: skip
         place.axhline(1, color=INK, linestyle=":", linewidth=1.2)
-        place.set_xticks(range(len(rows)), [f"{row[over]:g}" for row in rows])
-        place.set_title(title, fontsize=10, color=INK)
-    top = max(1.0, *(sum(row[term] for term in _TERMS) for rows in panels.values() for row in rows))
+        place.set_xticks(x, [f"{row[over]:g}" for row in rows])
+        label(place, title=title)
     for place in axes:
         place.set_ylim(-0.04 * top, 1.05 * top)  # one scale, and room for a measurement of zero
     axes[-1].set_xlabel(xlabel, color=INK)
@@ -78,19 +76,15 @@ def laws(
     figure, [[place]] = new_figure(1, 1, 5.4, 3.4)
     style_axes(place, grid="both")
     for number, (name, values) in enumerate(series.items()):
-        colour, _, marker = SERIES[number % len(SERIES)]
-        dash = "-" if number % 2 == 0 else "--"
-        place.plot(x, values, dash, marker=marker, color=colour, label=name)
+        place.plot(x, values, label=name, **look(number))
     if slope is not None:
         first = next(iter(series.values()))[0]
         line = [first * (value / x[0]) ** slope for value in x]
         place.plot(x, line, ":", color=INK, linewidth=1.2, label=f"slope {slope:g}")
     place.set(xscale="log", yscale="log")
-    _readable(place.xaxis, max(x) / min(x))
-    all_values = [value for values in series.values() for value in values]
-    _readable(place.yaxis, max(all_values) / min(all_values))
-    place.set_xlabel(xlabel, color=INK)
-    place.set_ylabel(ylabel, color=INK)
+    _readable(place.xaxis, x)
+    _readable(place.yaxis, [value for values in series.values() for value in values])
+    label(place, xlabel, ylabel)
     _legend(place)
     return figure
 
@@ -105,15 +99,13 @@ def gaps(rows: Sequence[Mapping[str, Any]]) -> Figure:
     if not rows:
         raise ValueError("rows: at least one draw is expected, got none")
     pairs = sorted((r["left"] - r["sample_error"], r["total"] - r["sample_error"]) for r in rows)
-    measured, allowed = zip(*pairs, strict=True)
     figure, [[place]] = new_figure(1, 1, 5.4, 3.4)
     style_axes(place)
-    for number, (name, values) in enumerate((("measured gap", measured), ("allowed gap", allowed))):
-        colour, _, marker = SERIES[number]
-        place.plot(values, marker, color=colour, markersize=4, label=name)
+    for number, name in enumerate(("measured gap", "allowed gap")):
+        style = look(number) | {"linestyle": "", "markersize": 4}
+        place.plot([pair[number] for pair in pairs], label=name, **style)
     place.axhline(0, color=INK, linewidth=1.0)
-    place.set_xlabel("samples, in order of their gap", color=INK)
-    place.set_ylabel("error: population − sample", color=INK)
+    label(place, "samples, in order of their gap", "error: population − sample")
     _legend(place)
     return figure
 
@@ -125,26 +117,24 @@ def orders(
 
     Raises `ValueError` for no points, or an x that is not positive and finite.
     """
-    points = [point for group in groups.values() for point in group]
-    if not points or not all(0 < x < math.inf for x, _ in points):
+    all_x = [x for group in groups.values() for x, _ in group]
+    if not all_x or not all(0 < x < math.inf for x in all_x):
         raise ValueError("groups: points with a positive finite x are expected")
     figure, [[place]] = new_figure(1, 1, 5.4, 3.6)
     style_axes(place, grid="both")
     for number, (name, group) in enumerate(groups.items()):
-        colour, _, marker = SERIES[number % len(SERIES)]
-        x, y = zip(*group, strict=True)
-        place.plot(x, y, marker, color=colour, label=name, markersize=7, alpha=0.9)
+        style = look(number) | {"linestyle": "", "markersize": 7, "alpha": 0.9}
+        place.plot(*zip(*group, strict=True), label=name, **style)
     place.set_xscale("log")
-    _readable(place.xaxis, max(x for x, _ in points) / min(x for x, _ in points))
-    place.set_xlabel(xlabel, color=INK)
-    place.set_ylabel(ylabel, color=INK)
+    _readable(place.xaxis, all_x)
+    label(place, xlabel, ylabel)
     _legend(place)
     return figure
 
 
-def _readable(axis: Axis, span: float) -> None:
+def _readable(axis: Axis, values: Sequence[float]) -> None:
     """Plain numbers at 1, 2 and 5 of a short logarithmic axis; powers of ten on a long one."""
-    if span < 500:
+    if max(values) / min(values) < 500:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from ibau_lite.plots.style import FAINT, INK, SERIES, new_figure, style_axes
 
-__all__ = ["per_row"]
+from .looks import legend
 
 
 def per_row(
@@ -59,12 +58,8 @@ def per_row(
             place.set_xscale("log")
         if limits and label in limits:
             place.set_xlim(*limits[label])
-    known: dict[str, Artist] = {}
-    for place in axes[0]:
-        for handle, name in zip(*place.get_legend_handles_labels(), strict=True):
-            known.setdefault(name, handle)
     axes[0][0].legend(
-        list(known.values()), list(known),
-        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, frameon=False, fontsize=9,
+        *legend(axes[0]), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, frameon=False,
+        fontsize=9,
     )  # fmt: skip
     return figure

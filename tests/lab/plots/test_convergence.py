@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ibau_lab.plots.convergence import distributions, errors_and_bounds, lines
+from ibau_lab.plots.convergence import distributions, errors_and_bounds
 
 ROWS = [
     {"T": T, "K": K, "error": 0.5**T * 0.1**K, "bound": 3 * 0.5**T * 0.1**K}
@@ -24,17 +24,8 @@ def test_every_K_has_a_measured_line_and_its_bound_over_T() -> None:
 
 def test_an_error_of_zero_is_drawn_at_the_floor() -> None:
     rows = [{"T": 0, "K": 0, "error": 0.0, "bound": 1.0}]
-    (axes,) = errors_and_bounds({"a": rows}, floor=1e-12).axes
-    assert list(axes.lines[0].get_ydata()) == [1e-12]
-
-
-def test_lines_by_name_and_dashed_ones_without_markers() -> None:
-    curves = {"measured": ([1, 2], [3, 4]), "theory": ([1, 2], [5, 6])}
-    figure = lines({"left": curves, "right": curves}, xlabel="x", ylabel="y", dashed=["theory"])
-    assert [axes.get_title() for axes in figure.axes] == ["left", "right"]
-    measured, theory = figure.axes[0].lines
-    assert (measured.get_linestyle(), theory.get_linestyle()) == ("-", "--")
-    assert theory.get_marker() == "None" and list(theory.get_ydata()) == [5, 6]
+    (axes,) = errors_and_bounds({"a": rows}).axes
+    assert list(axes.lines[0].get_ydata()) == [1e-16]
 
 
 def test_a_distribution_climbs_to_a_hundred_per_cent_and_counts_what_is_negative() -> None:
@@ -51,15 +42,9 @@ def test_a_distribution_climbs_to_a_hundred_per_cent_and_counts_what_is_negative
     [
         lambda: errors_and_bounds({}),
         lambda: errors_and_bounds({"a": []}),
-        lambda: lines({"a": {}}, xlabel="x", ylabel="y"),
         lambda: distributions({}),
     ],
 )
 def test_nothing_to_draw_is_refused(draw) -> None:
     with pytest.raises(ValueError, match="expected, got none"):
         draw()
-
-
-def test_curves_of_two_lengths_are_refused() -> None:
-    with pytest.raises(ValueError, match="1 values of x and 2 of y"):
-        lines({"a": {"b": ([1], [1, 2])}}, xlabel="x", ylabel="y")
