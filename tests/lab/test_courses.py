@@ -21,7 +21,7 @@ def test_all_networks_take_the_recipe_and_attacks_with_many_targets_more_of_it(p
         assert usual == replace(experiment.recipe, precision="auto")
         assert course(experiment, profile, "trojan_wm") == course(experiment, profile, "clean")
         longer = course(experiment, profile, "all_to_all")
-        assert longer == replace(usual, epochs=(4 if data == "cifar10" else 1) * usual.epochs)
+        assert longer == replace(usual, epochs=(2 if data == "cifar10" else 1) * usual.epochs)
 
 
 def test_drawn_signs_are_trained_by_the_recipe_alone() -> None:
