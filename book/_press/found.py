@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import chapters
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ibau_lab import evidence, read
 from ibau_lab.compare import KEPT, REMOVED, Comparison, published
@@ -20,6 +21,9 @@ NAMES = {
     "all_to_all": "all to all", "seven_to_seven": "seven triggers",
 }  # fmt: skip
 DATA = {"cifar10": "CIFAR-10", "gtsrb": "GTSRB"}
+
+
+FILLS: tuple[Literal["full", "none"], ...] = ("full", "full", "none")
 
 
 class Row(NamedTuple):
@@ -52,7 +56,7 @@ def rows(records: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 
 def draw(found: list[Row]) -> Figure:
-    """ASR that is left on each network, a panel a data set: fine-tuning, I-BAU, the talk's I-BAU."""
+    """ASR that is left on each network: fine-tuning, I-BAU, the talk's I-BAU; a panel a data set."""
     figure, column = new_figure(len(DATA), 1, 5.4, 6.6)
     for (place,), (data, title) in zip(column, DATA.items(), strict=True):
         here = [row for row in found if row.data == data]
@@ -60,9 +64,7 @@ def draw(found: list[Row]) -> Figure:
         for height, row in enumerate(here):
             place.axhline(height, color=FAINT, linewidth=0.7, zorder=0)
             values = (row.ours.attack_success_rate.mean, row.tuned, row.talk)
-            for (colour, _, marker), value, fill in zip(
-                SERIES, values, ("full", "full", "none"), strict=False
-            ):
+            for (colour, _, marker), value, fill in zip(SERIES, values, FILLS, strict=False):
                 if value is not None:
                     place.plot(100 * value, height, marker, color=colour, fillstyle=fill, ms=8)
         place.set_yticks(range(len(here)), [NAMES[row.attack] for row in here], fontsize=12)
@@ -72,8 +74,8 @@ def draw(found: list[Row]) -> Figure:
     place.set_xlabel("attack success that is left (%)", fontsize=12)
     labels = ("our I-BAU", "our fine-tuning", "the talk's I-BAU")
     marks = [
-        plt.Line2D([], [], color=c, marker=m, ls="", ms=8, fillstyle=f, label=label)
-        for (c, _, m), f, label in zip(SERIES, ("full", "full", "none"), labels, strict=False)
+        Line2D([], [], color=c, marker=m, ls="", ms=8, fillstyle=f, label=label)
+        for (c, _, m), f, label in zip(SERIES, FILLS, labels, strict=False)
     ]
     figure.legend(handles=marks, loc="outside upper left", ncols=2, frameon=False, fontsize=12)
     return figure
