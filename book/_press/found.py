@@ -56,7 +56,7 @@ def rows(records: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 
 def draw(found: list[Row]) -> Figure:
-    """ASR that is left on each network: fine-tuning, I-BAU, the talk's I-BAU; a panel a data set."""
+    """ASR left on each network by I-BAU, fine-tuning, the talk's I-BAU; a panel a data set."""
     figure, column = new_figure(len(DATA), 1, 5.4, 6.6)
     for (place,), (data, title) in zip(column, DATA.items(), strict=True):
         here = [row for row in found if row.data == data]
