@@ -15,10 +15,11 @@ export PYTHONUTF8 := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test fuzz test-oldest test-newest coverage mutation sdist lint types imports unit install clean FORCE
+.PHONY: help book pdf test fuzz test-oldest test-newest coverage mutation sdist lint types imports unit install clean FORCE
 
 help:
 	@echo "make book     run every chapter and build the pages   (PROFILE=smoke|cpu|full, FRESH=1 runs all)"
+	@echo "make pdf      the built pages as one file, _build/book.pdf (needs Chromium)"
 	@echo "make test     lint, types, import contract, unit tests, every chapter"
 	@echo "make fuzz     read thousands of hostile files (FUZZ='--cases 20000 --seed 7'; Linux)"
 	@echo "make test-oldest, test-newest   the quick tests with the lower bounds of pyproject.toml, and with"
@@ -27,7 +28,10 @@ help:
 	@echo "make sdist    dist/: the source archive, whose tests run"
 	@echo "make install  only create .venv and install"
 	@echo "make clean    remove what was built (.venv stays)"
-	@echo "parts of make test: lint types imports unit (PYTEST='-k name' passes options on)"
+	@echo "parts of make pdf: $(READY)
+	@$(PY) book/_press/pdf.py
+
+test: lint types imports unit (PYTEST='-k name' passes options on)"
 	@echo
 	@echo "PYTHON=/path/to/python3 chooses the Python (3.10 or newer). On Linux without a GPU, pip takes"
 	@echo "a much smaller torch if PIP_EXTRA_INDEX_URL is the address of PyTorch's CPU wheels"

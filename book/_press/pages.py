@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import chapters
+import found
 from tqdm.auto import tqdm
 
 BUILD = chapters.ROOT / "_build"
@@ -112,6 +113,7 @@ def stage(results: dict[str, Path]) -> None:
         shutil.copy(page, STAGE / "theory")
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(chapters.ROOT / name, STAGE)
+    found.write(STAGE)
     for name, result in results.items():
         notebook = printable(json.loads(result.read_text(encoding="utf-8")))
         (STAGE / "book" / name).write_text(json.dumps(notebook), encoding="utf-8")

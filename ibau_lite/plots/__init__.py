@@ -5,7 +5,7 @@ nothing.
 
 >>> from ibau_lite.plots import curves
 >>> curves([0.01, 0.1], {"ASR": [0.2, 0.9]}, xlabel="poisoning rate", logarithmic=True)
-<Figure size ... with 1 Axes>
+<LineFigure size ... with 1 Axes>
 """
 
 from __future__ import annotations

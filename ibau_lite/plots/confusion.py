@@ -24,7 +24,7 @@ def confusion_matrices(labels: Tensor, predictions: Mapping[str, Tensor], classe
 
     >>> labels = torch.tensor([0, 1, 2, 0])
     >>> confusion_matrices(labels, {"correct": labels, "all 2": torch.full((4,), 2)}, classes=3)
-    <Figure size ...>
+    <LineFigure size ...>
     """
     if not predictions:
         raise ValueError("nothing to draw: predictions is empty")

@@ -22,7 +22,7 @@ def image_grid(images: Tensor, titles: Sequence[str] | None = None, columns: int
 
     >>> import torch
     >>> image_grid(torch.rand(3, 3, 8, 8), titles=["a", "b", "c"])
-    <Figure size ... with 3 Axes>
+    <LineFigure size ... with 3 Axes>
     """
     check_images("images", images)
     if titles is not None and len(titles) != len(images):

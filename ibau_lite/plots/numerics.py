@@ -27,7 +27,7 @@ class Panel:
     of different lengths, for another `log`, and for an unknown name in `only_marks`.
 
     >>> lines(Panel({"CG": ([1, 2, 3], [1e-1, 1e-3, 1e-6])}, "products", "residual", log="y"))
-    <Figure size ... with 1 Axes>
+    <LineFigure size ... with 1 Axes>
     """
 
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -78,7 +78,7 @@ def eigenvalue_stems(
     values.
 
     >>> eigenvalue_stems({"A": ([-1.0, 0.5, 2.0], None)}, xlabel="eigenvalue")
-    <Figure size ... with 1 Axes>
+    <LineFigure size ... with 1 Axes>
     """
     if not measures:
         raise ValueError("measures: at least one matrix is expected, got none")

@@ -24,7 +24,7 @@ def bars(
     line. Raises `ValueError` for no series, a series of another length, and a value outside [0, 1].
 
     >>> bars(["before", "after"], {"ACC": [0.9, 0.88], "ASR": [0.99, 0.03]})
-    <Figure size ... with 1 Axes>
+    <LineFigure size ... with 1 Axes>
     """
     _check(series, len(groups))
     figure, axes = new_figure(1, 1, max(4.0, 1.5 * len(groups) + 1.2), 3.0)

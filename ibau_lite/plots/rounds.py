@@ -37,7 +37,7 @@ def per_round(
 
     >>> runs = [[{"accuracy": 0.9, "attack_success_rate": 0.1}]]
     >>> per_round({"I-BAU": runs}, before={"accuracy": 0.93, "attack_success_rate": 1.0})
-    <Figure size ... with 2 Axes>
+    <LineFigure size ... with 2 Axes>
     """
     if not any(histories.values()):
         raise ValueError("histories: at least one run is expected, got none")

@@ -7,6 +7,8 @@ is always a second sign (a hatch, a marker, a dash), so that a grey print shows 
 
 from __future__ import annotations
 
+import io
+
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,6 +28,21 @@ SERIES: tuple[tuple[str, str, str], ...] = (
 """Colour, hatch and marker of the first, second, … series of a figure."""
 
 
+class LineFigure(Figure):
+    """A figure that a notebook shows as SVG, sharp at every size, unless it holds pictures.
+
+    A notebook asks an object for `_repr_svg_`; a figure of pictures stays a PNG, which is smaller.
+    """
+
+    def _repr_svg_(self) -> str | None:
+        if any(axes.images for axes in self.axes):
+            return None
+        text = io.StringIO()
+        with plt.rc_context({"svg.hashsalt": "ibau_lite"}):  # one figure, one file
+            self.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
+        return text.getvalue()
+
+
 def new_figure(
     rows: int, columns: int, width: float, height: float
 ) -> tuple[Figure, list[list[Axes]]]:
@@ -40,6 +57,7 @@ def new_figure(
         squeeze=False,
         layout="constrained",
         facecolor=PAPER,
+        FigureClass=LineFigure,
     )
     plt.close(figure)
     return figure, [list(row) for row in axes]
