@@ -28,10 +28,7 @@ help:
 	@echo "make sdist    dist/: the source archive, whose tests run"
 	@echo "make install  only create .venv and install"
 	@echo "make clean    remove what was built (.venv stays)"
-	@echo "parts of make pdf: $(READY)
-	@$(PY) book/_press/pdf.py
-
-test: lint types imports unit (PYTEST='-k name' passes options on)"
+	@echo "parts of make test: lint types imports unit (PYTEST='-k name' passes options on)"
 	@echo
 	@echo "PYTHON=/path/to/python3 chooses the Python (3.10 or newer). On Linux without a GPU, pip takes"
 	@echo "a much smaller torch if PIP_EXTRA_INDEX_URL is the address of PyTorch's CPU wheels"
@@ -39,6 +36,9 @@ test: lint types imports unit (PYTEST='-k name' passes options on)"
 
 book: $(READY)
 	@$(PY) book/_press/pages.py --profile $(PROFILE) $(if $(FRESH),--fresh)
+
+pdf: $(READY)
+	@$(PY) book/_press/pdf.py
 
 test: lint types imports unit
 	@echo "make test: all of lint, types, imports and unit passed"

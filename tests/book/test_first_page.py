@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from statistics import mean
 
 import chapters
@@ -122,6 +124,16 @@ def test_without_a_browser_there_is_no_pdf_and_a_word_about_it(monkeypatch, caps
     monkeypatch.setattr(pdf.shutil, "which", lambda name: None)
     assert pdf.main() == 0
     assert "apt install chromium" in capsys.readouterr().out
+
+
+def test_make_pdf_prints_the_pages():
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not installed")
+    command = [make, "-n", "-C", str(chapters.ROOT), "pdf"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "book/_press/pdf.py" in said.stdout
+    assert "warning" not in said.stderr
 
 
 def test_what_the_pages_load_is_there():
