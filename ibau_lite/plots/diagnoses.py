@@ -25,7 +25,7 @@ def class_scores(diagnoses: Mapping[str, Diagnosis], names: Sequence[str]) -> Fi
     >>> from ibau_lite.sets import L2Ball
     >>> found = Diagnosis(torch.tensor([[1.0, 1.0, 4.0]]), torch.zeros(1, 3, 8, 8), (L2Ball(1.0),))
     >>> class_scores({"given": found}, ["a", "b", "c"])
-    <Figure size ... with 1 Axes>
+    <LineFigure size ... with 1 Axes>
     """
     if not diagnoses:
         raise ValueError("diagnoses: at least one is expected")
