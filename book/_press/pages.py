@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import chapters
+import portable
 from tqdm.auto import tqdm
 
 BUILD = chapters.ROOT / "_build"
@@ -54,7 +55,8 @@ def execute(profile: str, fresh: bool) -> dict[str, Path]:
 
 def _run_with_bar(chapter: Path, profile: str, place: int) -> Path:
     """Run one chapter under a bar that counts its cells; in a log, one line when it ends."""
-    cells = len(json.loads(chapter.read_text(encoding="utf-8"))["cells"]) + 1  # and the injected
+    page = portable.page(json.loads(chapter.read_text(encoding="utf-8")))
+    cells = len(page["cells"]) + 1  # and the injected one
     shown = sys.stderr.isatty()
     if not shown:
         print(f"running {chapter.name}: {cells} cells", flush=True)
