@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import portable
+import status
 
 BOOK = Path(__file__).resolve().parents[1]
 ROOT = BOOK.parent
@@ -63,7 +64,9 @@ def run(chapter: Path, profile: str, progress: Callable[[int], None] = lambda ce
         for stale in KEPT.glob(f"{chapter.stem}.{profile}.*"):
             stale.unlink(missing_ok=True)
         partial = target.with_suffix(".partial")
-        shutil.copyfile(executed, partial)
+        notebook = json.loads(executed.read_text(encoding="utf-8"))
+        notebook["metadata"]["run"] = status.here()  # printed on the status page
+        partial.write_text(json.dumps(notebook), encoding="utf-8")
         os.replace(partial, target)  # a reader never meets half a notebook
     return target
 

@@ -56,7 +56,7 @@ def page(notebook: dict) -> dict:
             result["cells"].append(copy.deepcopy(cell))
             continue
         for place, (kind, source) in enumerate(_cells("".join(cell["source"]), exercise)):
-            made = {"cell_type": kind, "metadata": dict(cell["metadata"]), "source": source}
+            made: dict = {"cell_type": kind, "metadata": dict(cell["metadata"]), "source": source}
             if "id" in cell:
                 made["id"] = cell["id"] if place == 0 else f"{cell['id'][:60]}-{place}"
             if kind == "code":
