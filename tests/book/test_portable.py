@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -49,6 +50,35 @@ def test_run_all_runs_no_solution_and_the_page_runs_each(chapter: Path) -> None:
     after = ["".join(c["source"]) for c in portable.page(notebook)["cells"] if "outputs" in c]
     assert sorted(after) == sorted([*before, *solutions])
     assert not set(before) & set(solutions)
+
+
+def names(code: str) -> tuple[set[str], set[str]]:
+    """The names that a cell sets and those that it reads; lines for IPython are left out."""
+    tree = ast.parse(re.sub(r"^( *)[%!].*$", r"\1pass", code, flags=re.MULTILINE))
+    sets, reads = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            (sets if isinstance(node.ctx, ast.Store) else reads).add(node.id)
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            sets.add(node.name)
+        elif isinstance(node, ast.alias):
+            sets.add((node.asname or node.name).split(".")[0])
+    return sets, reads
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_no_cell_reads_a_name_that_only_a_solution_sets(chapter: Path) -> None:
+    known: set[str] = set()
+    solved: set[str] = set()
+    for cell in load(chapter)["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            sets, reads = names(text)
+            assert not (reads & solved) - known - sets, text
+            known |= sets
+        else:
+            for code in re.findall(r"^```python\n(.*?)\n```$", text, re.DOTALL | re.MULTILINE):
+                solved |= names(code)[0]
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
