@@ -53,7 +53,7 @@ def test_import_takes_little_beyond_torch(tmp_path: Path) -> None:
 def test_every_room_opens_by_name_and_none_needs_what_only_some_use(tmp_path: Path) -> None:
     code = (
         "import sys, ibau_lite as ib\n"
-        "names = {'IBAU', 'hypergradient', 'ibau'}\n"
+        "names = {'IBAU', 'diagnose', 'hypergradient', 'ibau'}\n"
         "for room in set(ib.__all__) - names:\n"
         "    assert getattr(ib, room).__name__ == f'ibau_lite.{room}'\n"
         "assert all(callable(getattr(ib, name)) for name in names)\n"

@@ -1,5 +1,7 @@
 """Run chapters: each by papermill, in a kernel and a fresh folder of its own.
 
+What runs is the page that `portable` makes of the committed notebook: solutions are cells there.
+
 `make book` and `make test` both come through `run`. The tests run every chapter each time and keep
 the results; the book takes a kept result only while everything that it depends on is unchanged.
 """
@@ -18,6 +20,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import portable
+import status
 
 BOOK = Path(__file__).resolve().parents[1]
 ROOT = BOOK.parent
@@ -59,17 +64,22 @@ def run(chapter: Path, profile: str, progress: Callable[[int], None] = lambda ce
         for stale in KEPT.glob(f"{chapter.stem}.{profile}.*"):
             stale.unlink(missing_ok=True)
         partial = target.with_suffix(".partial")
-        shutil.copyfile(executed, partial)
+        notebook = json.loads(executed.read_text(encoding="utf-8"))
+        notebook["metadata"]["run"] = status.here()  # printed on the status page
+        partial.write_text(json.dumps(notebook), encoding="utf-8")
         os.replace(partial, target)  # a reader never meets half a notebook
     return target
 
 
 def _execute(chapter: Path, profile: str, scratch: Path, progress: Callable[[int], None]) -> Path:
     folder, output, log = scratch / "folder", scratch / "executed.ipynb", scratch / "log"
+    source = scratch / chapter.name
+    page = portable.page(json.loads(chapter.read_text(encoding="utf-8")))
+    source.write_text(json.dumps(page), encoding="utf-8")
     folder.mkdir()
     if (BOOK / "results").is_dir():
         shutil.copytree(BOOK / "results", folder / "results")
-    command = [sys.executable, "-m", "papermill", str(chapter), str(output), "--cwd", str(folder)]
+    command = [sys.executable, "-m", "papermill", str(source), str(output), "--cwd", str(folder)]
     command += ["-p", "profile", profile, "-k", "python3", "-l", "python"]
     command += ["--no-progress-bar"]
     deadline = time.monotonic() + TIMEOUT[profile]
@@ -124,7 +134,8 @@ def _kept_path(chapter: Path, profile: str) -> Path:
 
 
 def _ingredients(chapter: Path) -> Iterator[bytes]:
-    files = [chapter, *(BOOK / "results").rglob("*"), Path(__file__)]
+    files = [chapter, BOOK / "references.bib", Path(__file__), Path(portable.__file__)]
+    files += (BOOK / "results").rglob("*")
     for sources in (ROOT / "ibau_lite", ROOT / "theory", BOOK / "lab"):
         files += sources.rglob("*.py")
     for path in sorted(file for file in files if file.is_file()):

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import chapters
 import found
+import portable
+import status
 from tqdm.auto import tqdm
 
 BUILD = chapters.ROOT / "_build"
@@ -55,7 +57,8 @@ def execute(profile: str, fresh: bool) -> dict[str, Path]:
 
 def _run_with_bar(chapter: Path, profile: str, place: int) -> Path:
     """Run one chapter under a bar that counts its cells; in a log, one line when it ends."""
-    cells = len(json.loads(chapter.read_text(encoding="utf-8"))["cells"]) + 1  # and the injected
+    page = portable.page(json.loads(chapter.read_text(encoding="utf-8")))
+    cells = len(page["cells"]) + 1  # and the injected one
     shown = sys.stderr.isatty()
     if not shown:
         print(f"running {chapter.name}: {cells} cells", flush=True)
@@ -91,6 +94,7 @@ def printable(notebook: dict) -> dict:
             outputs += cell["outputs"]
     for item in [notebook, *notebook["cells"]]:
         item["metadata"].pop("papermill", None)
+    notebook["metadata"].pop("run", None)
     if not any(WIDGET in output.get("data", {}) for output in outputs):
         notebook["metadata"].pop("widgets", None)
     return notebook
@@ -103,8 +107,11 @@ def _is_bar(output: dict) -> bool:
     return WIDGET in data and re.search(r"\[\d\d:\d\d.*\]$", text) is not None
 
 
-def stage(results: dict[str, Path]) -> None:
-    """Lay out the sources of the pages in STAGE, the executed chapters in place of the others."""
+def stage(results: dict[str, Path], profile: str) -> None:
+    """Lay out the sources of the pages in STAGE, the executed chapters in place of the others.
+
+    The status page tells of the results of `profile` and of those kept of `smoke` and `cpu`.
+    """
     shutil.rmtree(STAGE, ignore_errors=True)
     unwanted = shutil.ignore_patterns("_press", "lab", "*.ipynb", "__pycache__", ".*", "_build")
     shutil.copytree(chapters.BOOK, STAGE / "book", ignore=unwanted)
@@ -117,6 +124,25 @@ def stage(results: dict[str, Path]) -> None:
     for name, result in results.items():
         notebook = printable(json.loads(result.read_text(encoding="utf-8")))
         (STAGE / "book" / name).write_text(json.dumps(notebook), encoding="utf-8")
+    runs = {
+        name: {
+            other: result if other == profile else chapters.kept(chapters.BOOK / name, other)
+            for other in dict.fromkeys(["smoke", "cpu", profile])
+        }
+        for name, result in results.items()
+    }
+    page = STAGE / "book" / "status.md"
+    text = page.read_text(encoding="utf-8")
+    assert status.MARK in text, "the status page has no place for its table"
+    page.write_text(text.replace(status.MARK, status.table(runs)), encoding="utf-8")
+
+
+def offer_notebooks() -> None:
+    """Behind each page's download button lies the committed chapter, not the staged one."""
+    for chapter in chapters.find():
+        offered = HTML / "_sources" / "book" / chapter.name
+        assert offered.exists(), f"the page of {chapter.name} offers no notebook"
+        shutil.copyfile(chapter, offered)
 
 
 def build() -> int:
@@ -147,11 +173,12 @@ def main() -> int:
     except chapters.ChapterError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
-    stage(results)
+    stage(results, choice.profile)
     print("building the pages", flush=True)
     if build() != 0:
         print("\nThe pages were not built: see the messages above.", file=sys.stderr)
         return 1
+    offer_notebooks()
     print(f"\nThe book is ready after {time.monotonic() - started:.0f} s. Open in a browser:")
     print(f"  {(HTML / 'index.html').as_uri()}")
     return 0
