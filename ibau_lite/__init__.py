@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         testing,
         theory,
         training,
+        widgets,
         zoo,
     )
 
@@ -66,6 +67,7 @@ __all__ = [
     "testing",
     "theory",
     "training",
+    "widgets",
     "zoo",
 ]
 
