@@ -286,12 +286,13 @@ def _ticks(low: float, high: float, log: bool) -> list[float]:
 
 def _svg(data: dict[str, Any], state: int) -> str:
     width, height, base = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM, HEIGHT - BOTTOM
+    (low, high), (first, last) = data["ylim"], data["xlim"]
     marks = []
-    for value in _ticks(*data["ylim"], data["log"]):
+    for value in _ticks(low, high, data["log"]):
         y = base - _scale(value, data["ylim"], height, data["log"])
         marks.append(f'<path d="M{LEFT} {y:.1f}h{width}" stroke="currentColor" opacity=".2"/>')
         marks.append(f'<text x="{LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{value:.4g}</text>')
-    for value in _ticks(*data["xlim"], False):
+    for value in _ticks(first, last, False):
         x = LEFT + _scale(value, data["xlim"], width, False)
         marks.append(f'<text x="{x:.1f}" y="{base + 16}" text-anchor="middle">{value:.4g}</text>')
     lines = "".join(
