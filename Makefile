@@ -15,11 +15,12 @@ export PYTHONUTF8 := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf test fuzz test-oldest test-newest coverage mutation sdist lint types imports unit install clean FORCE
+.PHONY: help book browser pdf test fuzz test-oldest test-newest coverage mutation sdist lint types imports unit install clean FORCE
 
 help:
 	@echo "make book     run every chapter and build the pages   (PROFILE=smoke|cpu|full, FRESH=1 runs all)"
 	@echo "make pdf      the built pages as one file, _build/book.pdf (needs Chromium)"
+	@echo "make browser  look at every built page in a headless Chromium (after make book)"
 	@echo "make test     lint, types, import contract, unit tests, every chapter"
 	@echo "make fuzz     read thousands of hostile files (FUZZ='--cases 20000 --seed 7'; Linux)"
 	@echo "make test-oldest, test-newest   the quick tests with the lower bounds of pyproject.toml, and with"
@@ -39,6 +40,10 @@ book: $(READY)
 
 pdf: $(READY)
 	@$(PY) book/_press/pdf.py
+
+# Needs a Chromium, and the pages of `make book`.
+browser: $(READY)
+	@$(PY) book/_press/browser.py
 
 test: lint types imports unit
 	@echo "make test: all of lint, types, imports and unit passed"

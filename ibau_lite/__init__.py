@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         testing,
         theory,
         training,
+        widgets,
         zoo,
     )
 
@@ -71,6 +72,7 @@ __all__ = [
     "testing",
     "theory",
     "training",
+    "widgets",
     "zoo",
 ]
 

@@ -64,9 +64,7 @@ def draw(signs: Dataset, attack: Attack, poisoned: nn.Module, unlearned: nn.Modu
             colour = RIGHT if label == truth else WRONG
             top = 0.98 - 0.52 * line
             row[2].text(0, top, f"the {who} network:", va="top", fontsize=11, color="#444444")
-            row[2].text(
-                0, top - 0.14, name, va="top", fontsize=13, weight="bold", color=colour
-            )
+            row[2].text(0, top - 0.14, name, va="top", fontsize=13, weight="bold", color=colour)
     for ax, heading in zip(axes[0], ("clean", "stamped", "reads the stamped sign as"), strict=True):
         ax.set_title(heading, fontsize=13, loc="left" if ax is axes[0][2] else "center")
     figure.subplots_adjust(left=0.01, right=0.995, top=0.93, bottom=0.01, hspace=0.07, wspace=0.05)

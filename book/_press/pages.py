@@ -91,6 +91,9 @@ def printable(notebook: dict) -> dict:
     for cell in notebook["cells"]:
         if "outputs" in cell:
             cell["outputs"] = [output for output in cell["outputs"] if not _is_bar(output)]
+            for output in cell["outputs"]:
+                if "text/html" in output.get("data", {}):  # an instrument: the page needs no widget
+                    output["data"].pop(WIDGET, None)
             outputs += cell["outputs"]
     for item in [notebook, *notebook["cells"]]:
         item["metadata"].pop("papermill", None)

@@ -75,8 +75,10 @@ def whole() -> str:
     maths = "".join(re.findall(r"<script>window.MathJax.*?</script>", text, re.S))
     maths += "".join(re.findall(r"<script[^>]*tex-mml-chtml[^>]*></script>", text))
     head = moved(styles + maths, known[0], set())
-    return (f'<!DOCTYPE html><html lang="en" data-theme="light"><head><meta charset="utf-8">{head}'
-            f"<style>{STYLE}</style></head><body><main>{''.join(bodies)}</main></body></html>")
+    return (
+        f'<!DOCTYPE html><html lang="en" data-theme="light"><head><meta charset="utf-8">{head}'
+        f"<style>{STYLE}</style></head><body><main>{''.join(bodies)}</main></body></html>"
+    )
 
 
 def main() -> int:
