@@ -73,7 +73,7 @@ class Diagnosis:
         return float(self.scores.max()) >= self.threshold
 
     def __str__(self) -> str:
-        score = f"{float(self.scores.max()):.1f} times as high as the median class"
+        score = f"{float(self.scores.max()):.2f} times as high as the median class"
         if self.stands_out:
             return f"class {self.suspect} stands out, {score}"
         return f"no class stands out (the highest, class {self.suspect}, is {score})"

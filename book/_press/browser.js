@@ -61,7 +61,7 @@
 
   async function axe() {
     if (!window.axe) return [];
-    const options = { resultTypes: ["violations"], iframes: false };
+    const options = { resultTypes: ["violations"], iframes: false, preload: false };
     const { violations } = await window.axe.run(document, options);
     return violations
       .filter((each) => ["serious", "critical"].includes(each.impact))
@@ -82,7 +82,7 @@
     }
     const cut = [...document.querySelectorAll(".bd-article *")].filter((each) =>
       each.clientWidth > 40 && each.scrollWidth > each.clientWidth + 2 &&
-      getComputedStyle(each).overflowX !== "visible" && !each.closest("mjx-container, svg"));
+      getComputedStyle(each).overflowX !== "visible" && !each.closest("mjx-container, svg, span.math"));
     return cut.length
       ? [`${cut.length} cut: ` + short(cut.slice(0, 3).map((each) =>
           `${each.tagName.toLowerCase()}.${each.className} ${each.scrollWidth - each.clientWidth} px`).join(", "))]
@@ -91,7 +91,7 @@
 
   function loaded() {
     const all = performance.getEntriesByType("resource");
-    const weighed = all.filter((each) => !/\/mathjax\/|\/__|\/_static\/(scripts|vendor)\//.test(each.name));
+    const weighed = all.filter((each) => !/\/mathjax\/|\/__|\/searchindex\.js|\/_static\/(scripts|vendor)\//.test(each.name));
     const document_ = performance.getEntriesByType("navigation")[0].decodedBodySize;
     return {
       elsewhere: all.map((each) => each.name)

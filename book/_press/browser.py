@@ -4,7 +4,7 @@ python book/_press/browser.py [--html _build/html] [--axe axe.min.js] [PAGE …]
 
 Asked of a page: no console error, no missing file, no request to another host, formulas rendered,
 instruments that move, nothing wider than 390 px, no serious violation that axe-core finds, no
-part cut off on paper, at most 1.5 MB besides MathJax and the theme's scripts.
+part cut off on paper, at most 1.5 MB besides MathJax, the theme's scripts and the search index.
 The search must find "hypergradient".
 """
 

@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             (row,) = outcomes([_record(zoo, member, seed, choice.results)]).to_dict("records")
             print(
                 f"{row['network']:<15} seed {seed}  class {row['suspect']:>2} at "
-                f"{row['score']:.1f}  {row['outcome']}",
+                f"{row['score']:.2f}  {row['outcome']}",
                 flush=True,
             )
     return 0

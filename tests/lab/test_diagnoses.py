@@ -62,4 +62,4 @@ def test_the_networks_that_are_there_are_diagnosed_once(
     records = read(tmp_path / "r.jsonl")
     assert [each["seed"] for each in records] == [0, 1]
     assert all(each["targets"] == [] for each in records)
-    assert capsys.readouterr().out.count("class  1 at 4.0  false alarm") == 4
+    assert capsys.readouterr().out.count("class  1 at 4.00  false alarm") == 4
