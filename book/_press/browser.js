@@ -91,7 +91,8 @@
 
   function loaded() {
     const all = performance.getEntriesByType("resource");
-    const weighed = all.filter((each) => !/\/mathjax\/|\/__|\/searchindex\.js|\/_static\/(scripts|vendor)\//.test(each.name));
+    // The search reads its index, and the pages that it quotes.
+    const weighed = all.filter((each) => !/\/mathjax\/|\/__|\/searchindex\.js|\.html$|\/_static\/(scripts|vendor)\//.test(each.name));
     const document_ = performance.getEntriesByType("navigation")[0].decodedBodySize;
     return {
       elsewhere: all.map((each) => each.name)
