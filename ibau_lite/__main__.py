@@ -90,7 +90,7 @@ def _run(choice: argparse.Namespace) -> int:
     model = _normalised(bare, choice.mean, choice.std).eval()
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     config = IBAU(**({"rounds": choice.rounds} if choice.command == "defend" else {}))
-    config = replace(config, solver=None) if getattr(choice, "naive", False) else config
+    config = replace(config, indirect=None) if getattr(choice, "naive", False) else config
     report = Report(names)
     report.given = {
         "checkpoint": str(choice.checkpoint),
@@ -169,9 +169,10 @@ def _estimate(model: nn.Module, clean: LabelledImages, config: IBAU | None) -> N
     classes = int(model(few.images[:1]).shape[1])
     passes = 20 * max(400, 20 * classes)  # two sets, eight steps and two evaluations
     if config is not None:
-        # An indirect term of K products on as many images as a batch costs (3.5 K + 4) / 3 passes.
-        more = 8 if config.solver is not None else 1
-        passes = 2 * passes + config.rounds * (more * len(clean) + 20 * (config.inner_images or 0))
+        # The search of the first round is a diagnosis, there is one before and one after; a later
+        # search climbs toward one class; own answers and the indirect term double the pass at most.
+        passed = config.round_images or len(clean)
+        passes = 3 * passes + config.rounds * (2 * passed + 20 * (config.inner.images or passed))
     if passes * each > _LONG:
         print(f"this will take about {passes * each / 60:.0f} minutes", flush=True)
 

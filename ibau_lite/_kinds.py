@@ -6,34 +6,10 @@ Numbers of another library's kinds, as NumPy's, become Python's.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["check_kinds", "check_ranges", "checking", "unchecked"]
-
-_checks = ContextVar("checks", default=True)
-
-
-@contextmanager
-def unchecked() -> Iterator[None]:
-    """Within, no number is looked at in order to refuse or to warn: arguments were checked before.
-
-    To look at a number waits for the device that computes it.
-    """
-    token = _checks.set(False)
-    try:
-        yield
-    finally:
-        _checks.reset(token)
-
-
-def checking() -> bool:
-    """Whether numbers may be looked at: everywhere but within `unchecked`."""
-    return _checks.get()
-
+__all__ = ["check_kinds", "check_ranges"]
 
 _KINDS: dict[str, tuple[type, str]] = {
     "int": (Integral, "a whole number"),

@@ -26,8 +26,7 @@ from tqdm.auto import tqdm
 from ibau_lite._modes import usual_settings
 from ibau_lite.data import LabelledImages
 from ibau_lite.door import clean_on_device, private_copy
-from ibau_lite.minimax import Ascent, Risk
-from ibau_lite.searches import Toward
+from ibau_lite.minimax import Ascent, Risk, images_for_each, scores, toward_each_class
 from ibau_lite.sets import L1Ball, L2Ball, Region
 from ibau_lite.speed import fold_batchnorm
 from ibau_lite.streams import stream
@@ -36,7 +35,6 @@ __all__ = ["Diagnosis", "diagnose"]
 
 _SETS: tuple[Region, ...] = (L2Ball(4.0), L1Ball(50.0))
 _CLIMB = Ascent(8)
-_IMAGES, _FEWEST = 400, 20  # of all climbs of a set together, and of one
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +58,7 @@ class Diagnosis:
     @property
     def scores(self) -> Tensor:
         """s [K]: the heights over their median, averaged over the sets."""
-        return (self.heights / self.heights.quantile(0.5, dim=1, keepdim=True)).mean(0)
+        return scores(self.heights)
 
     @property
     def suspect(self) -> int:
@@ -117,19 +115,13 @@ def diagnose(
     theta = {name: p.detach() for name, p in network.named_parameters()}
     classes = _classes(network, clean)
     draws = stream(seed, "defense", "diagnosis")
-    part = clean[torch.randperm(len(clean), generator=draws)[: max(_FEWEST, _IMAGES // classes)]]
-    risk = Risk(network, part.images, part.labels)
-    heights, deltas = [], []
+    part = clean[torch.randperm(len(clean), generator=draws)[: images_for_each(classes)]]
     bar = tqdm(total=len(sets) * classes, disable=not progress, unit="climb", desc="diagnosis")
-    for region in sets:
-        for label in range(classes):
-            deltas.append(climb(Toward.of(risk, label), theta, region).delta)
-            heights.append(risk.value(deltas[-1], theta))
-            bar.update()
+    risk = Risk(network, part.images, part.labels)
+    deltas, heights = toward_each_class(risk, theta, sets, climb, bar.update)
     bar.close()
-    found = Diagnosis(torch.tensor(heights).view(len(sets), classes), torch.empty(0), tuple(sets))
-    toward = [deltas[number * classes + found.suspect] for number in range(len(sets))]
-    return Diagnosis(found.heights, torch.stack(toward), tuple(sets))
+    suspect = int(scores(heights).argmax())
+    return Diagnosis(heights, torch.stack([of_set[suspect] for of_set in deltas]), tuple(sets))
 
 
 def _classes(network: nn.Module, clean: LabelledImages) -> int:

@@ -1,16 +1,16 @@
 """The minimax problem, min_θ max_{‖δ‖ ≤ C_δ} H(δ, θ), and its inner half.
 
 H(δ, θ) = (1/n) Σᵢ L(f_θ(xᵢ + δ), yᵢ) is a `Risk`; {δ : ‖δ‖ ≤ C_δ} is an `L2Ball` of
-`ibau_lite.sets`; an `Ascent` goes looking for the maximiser δ(θ), and `Scouted` does it from
-several places, since H has several hills. What is done with the answer is up to
-`ibau_lite.hypergrad`. Further searches: `ibau_lite.searches`.
+`ibau_lite.sets`; an `Ascent` goes looking for the maximiser δ(θ) in one set. A `Search` does it in
+several: `Untargeted`, or `Targeted` toward the classes that stand out. What is done with the answer
+is up to `ibau_lite.hypergrad`.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -23,7 +23,22 @@ from ibau_lite.logits import at, check_reads_alone
 from ibau_lite.sets import Region
 from ibau_lite.streams import stream
 
-__all__ = ["Ascent", "FirstOrderOracle", "Maximum", "Risk", "Scouted", "Search", "starting_point"]
+__all__ = [
+    "Ascent",
+    "Climb",
+    "FirstOrderOracle",
+    "Maximum",
+    "OnePass",
+    "Risk",
+    "Search",
+    "Targeted",
+    "Toward",
+    "Untargeted",
+    "images_for_each",
+    "scores",
+    "starting_point",
+    "toward_each_class",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +195,7 @@ class Maximum:
     concave (see `Ascent`), and a measure of stationarity elsewhere: 0 exactly at points that
     satisfy the first-order conditions. `climbs` are the values that the climbs reached, as the
     search says: where they differ, H has several local maxima. `region` is the set that was
-    searched.
+    searched. `target` is the class that was climbed toward, None for a climb of H.
     """
 
     delta: Tensor = field(repr=False)
@@ -189,17 +204,15 @@ class Maximum:
     gap: float
     region: Region
     climbs: tuple[float, ...] = ()
+    target: int | None = None
 
 
-class Search(Protocol):
-    """What looks for the worst δ in a set, from `start` or zero: one δ is found, or several.
-
-    The searches of `ibau_lite.searches` are further ones.
-    """
+class Climb(Protocol):
+    """What looks for the worst δ in one set, from `start` or zero: `Ascent`, `OnePass`."""
 
     def __call__(
         self, risk: Risk, theta: Mapping[str, Tensor], ball: Region, start: Tensor | None = None
-    ) -> Maximum | tuple[Maximum, ...]: ...
+    ) -> Maximum: ...
 
 
 @dataclass(frozen=True)
@@ -301,37 +314,220 @@ def starting_point(
 
 
 @dataclass(frozen=True)
-class Scouted:
-    r"""Climb on parts of the images first, then on all of them from the best that was found.
+class OnePass:
+    r"""The inner loop of the published code: one optimiser step on each batch of the clean set.
 
-    H of a poisoned network has several local maxima, and which one an ascent reaches varies with
-    the draw of images. The images are cut into `parts` Q₁, …, Q_p. Each part is climbed from the
-    start, δ_j ≈ arg max H_{Q_j}. The last climb, on all images, leaves from the δ_j with the
-    largest H on all, and never returns less than that. The climbs on parts together cost one climb
-    on all images and `parts` evaluations of H, so the whole costs about twice `climb`. `climbs` of
-    the result are H on all images at every δ_j, in order.
+    δ ← δ + `step`·∇₁H_b(δ, θ) from δ = 0 ("sgd"; or Adam with that step), unconstrained on the
+    way, then projected to the ball once. One forward and one backward pass over the clean set.
+    There is no guarantee that H grows, so the last point is returned, and `values` are H on the
+    batches, each before its step. What that δ is worth is not known without another pass: `value`
+    is the last of the `values`, and the gap is not computed (NaN). Raises
+    `FloatingPointError` where the step is so long that δ or H overflows.
 
-    Raises `ValueError` for less than one part; fewer images than parts make as many parts as there
-    are images. Warns and raises as `Ascent` does.
+    Source: the code released with Zeng et al. 2022.
     """
 
-    climb: Ascent = Ascent(8)
-    parts: int = 4
+    step: float = 10.0
+    optimizer: str = "sgd"
+    batch_size: int = 100
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        if self.parts < 1:
-            raise ValueError(f"parts must be at least 1, got {self.parts}")
+        if self.optimizer not in ("sgd", "adam"):
+            raise ValueError(f"optimizer must be 'sgd' or 'adam', got {self.optimizer!r}")
+        if not self.step > 0 or self.batch_size < 1:
+            raise ValueError(f"step and batch_size must be positive, got {self}")
 
     def __call__(
         self, risk: Risk, theta: Mapping[str, Tensor], ball: Region, start: Tensor | None = None
     ) -> Maximum:
-        """Climb on each part from `start` (zero by default), then on all images from the best."""
-        scouts: list[tuple[float, Tensor]] = []
-        for index in torch.arange(len(risk)).tensor_split(min(self.parts, len(risk))):
-            part = risk.subset(slice(int(index[0]), int(index[-1]) + 1))
-            delta = self.climb(part, theta, ball, start).delta
-            scouts.append((risk.value(delta, theta), delta))
-        _, best = max(scouts, key=lambda scout: scout[0] if math.isfinite(scout[0]) else -math.inf)
-        found = self.climb(risk, theta, ball, best)
-        return replace(found, climbs=tuple(value for value, _ in scouts))
+        """One pass over the images of the risk, in their order, from `start` (zero by default)."""
+        delta = starting_point(risk, theta, start).clone()
+        kind = torch.optim.SGD if self.optimizer == "sgd" else torch.optim.Adam
+        optimizer = kind([delta], lr=self.step, maximize=True)
+        values = []
+        for first in range(0, len(risk), self.batch_size):
+            batch = risk.subset(slice(first, first + self.batch_size))
+            value, delta.grad = batch.value_and_gradient(delta, theta)
+            optimizer.step()
+            values.append(value)
+        if not bool(delta.isfinite().all() & values[-1].isfinite()):
+            raise FloatingPointError(
+                f"δ or H is NaN or infinite after a pass: lower step {self.step:g}"
+            )
+        delta = ball.project(delta)
+        return Maximum(delta, float(values[-1]), torch.stack(values), math.nan, ball)
+
+
+@dataclass(frozen=True, eq=False)
+class Toward:
+    r"""A_k(δ, θ) = −(1/n) Σᵢ L(f_θ(xᵢ + δ), k): how far δ leads the images to the class `target`.
+
+    The images are those of `risk`; its labels and its penalty are left out. Called and climbed as a
+    `Risk` is. Source: Moosavi-Dezfooli et al. 2017 (universal perturbations, here with a target).
+    """
+
+    risk: Risk
+    target: int
+
+    @property
+    def images(self) -> Tensor:
+        """Images [n, C, H, W]."""
+        return self.risk.images
+
+    def __call__(self, delta: Tensor, theta: Mapping[str, Tensor]) -> Tensor:
+        """A_k at (δ, θ): a differentiable scalar."""
+        return -self._relabelled(delta, theta)
+
+    def value_and_gradient(
+        self, delta: Tensor, theta: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """(A_k, ∇₁A_k) at (δ, θ), without a graph."""
+        value, gradient = self._relabelled.value_and_gradient(delta, theta)
+        return -value, -gradient
+
+    @property
+    def _relabelled(self) -> Risk:
+        labels = torch.full((len(self.risk),), self.target, device=self.risk.labels.device)
+        return replace(self.risk, labels=labels, penalty=0.0)
+
+
+def toward_each_class(
+    risk: Risk,
+    theta: Mapping[str, Tensor],
+    sets: Sequence[Region],
+    climb: Ascent,
+    progress: Callable[[], object] = lambda: None,
+) -> tuple[list[list[Tensor]], Tensor]:
+    r"""A δ toward every class in every set, and the heights [S, K] of H there.
+
+    .. math:: \delta_k^S \approx \arg\max_{\delta \in S} A_k(\delta, \theta), \qquad
+              h_k^S = H(\delta_k^S, \theta) .
+
+    `progress` is called after every climb. With K classes and n images that costs S·K·n·(`steps` +
+    2) image passes. Source: Wang et al. 2019 (Neural Cleanse) look for a trigger of every class.
+    """
+    deltas: list[list[Tensor]] = []
+    for region in sets:
+        deltas.append([])
+        for target in range(_classes(risk, theta)):
+            deltas[-1].append(climb(Toward(risk, target), theta, region).delta)
+            progress()
+    return deltas, torch.tensor([[risk.value(d, theta) for d in row] for row in deltas])
+
+
+def scores(heights: Tensor) -> Tensor:
+    r"""How far each class stands out: s_k = mean over sets of h_k / median_j h_j. [S, K] → [K].
+
+    >>> scores(torch.tensor([[1.0, 2.0, 6.0], [1.0, 1.0, 2.0]]))
+    tensor([0.7500, 1.0000, 2.5000])
+    """
+    return (heights / heights.quantile(0.5, dim=1, keepdim=True)).mean(0)
+
+
+class Search(Protocol):
+    """The inner player of a defence: δ in the `sets`, given those of the round before.
+
+    What comes back are the δ that the outer player takes in turn: of `before` those that are kept,
+    as they are, and then what is new.
+    """
+
+    def __call__(
+        self,
+        risk: Risk,
+        theta: Mapping[str, Tensor],
+        sets: Sequence[Region],
+        before: tuple[Maximum, ...] = (),
+    ) -> tuple[Maximum, ...]: ...
+
+
+@dataclass(frozen=True)
+class Untargeted:
+    """δ ≈ arg max H in every set, anew in each round: the talk's inner player."""
+
+    climb: Climb = Ascent(8)
+
+    def __call__(
+        self,
+        risk: Risk,
+        theta: Mapping[str, Tensor],
+        sets: Sequence[Region],
+        before: tuple[Maximum, ...] = (),
+    ) -> tuple[Maximum, ...]:
+        """One δ a set; `before` is forgotten."""
+        return tuple(self.climb(risk, theta, region) for region in sets)
+
+
+@dataclass(frozen=True)
+class Targeted:
+    r"""Climb toward the classes that stand out, in every set, and keep what was found before.
+
+    A backdoor sends every image to one class, but H grows in whatever direction leaves the true
+    one: where the nearest maximum belongs to another class, an ascent of H never sees the trigger.
+    So the first round climbs toward every class k, by A_k of `Toward`, and scores the classes
+    (`scores`). Those whose score is at least `threshold`, and half of the highest, are the
+    suspects; where there is none, the `fallback` highest are. In every round δ is sought toward
+    each suspect in each set, and the outer player takes these and all δ of earlier rounds in turn:
+    a network that follows the newest δ alone forgets the older ones.
+
+    The first round sees max(20, 400 / K) images of the risk at most for each of K classes, the
+    climbs toward a suspect all of them. `climbs` of the result are the scores.
+
+    Raises `ValueError` for a threshold below 1 or no suspect.
+    Source: Wang et al. 2019 (a trigger for every class, outliers from the median); Brown 1951
+    (fictitious play: answer all earlier moves of the other player); Tramèr and Boneh 2019, Maini et
+    al. 2020 (training against a union of sets).
+    """
+
+    climb: Ascent = Ascent(8)
+    threshold: float = 2.0
+    fallback: int = 3
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
+        if not self.threshold >= 1 or self.fallback < 1:
+            raise ValueError(
+                "threshold and fallback must be at least 1, got "
+                f"{self.threshold} and {self.fallback}"
+            )
+
+    def __call__(
+        self,
+        risk: Risk,
+        theta: Mapping[str, Tensor],
+        sets: Sequence[Region],
+        before: tuple[Maximum, ...] = (),
+    ) -> tuple[Maximum, ...]:
+        """`before`, and a δ toward each suspect in each set; the first call finds the suspects."""
+        if before:
+            known, suspects = before[0].climbs, dict.fromkeys(each.target for each in before)
+        else:
+            few = risk.subset(slice(images_for_each(_classes(risk, theta))))
+            found = scores(toward_each_class(few, theta, sets, self.climb)[1])
+            known, suspects = tuple(found.tolist()), dict.fromkeys(self.suspects(found))
+        new = []
+        for target in suspects:
+            assert target is not None
+            for region in sets:
+                maximum = self.climb(Toward(risk, target), theta, region)
+                value = risk.value(maximum.delta, theta)
+                new.append(replace(maximum, value=value, climbs=known, target=target))
+        return (*before, *new)
+
+    def suspects(self, found: Tensor) -> list[int]:
+        """The classes that stand out, the highest score first, or the `fallback` highest."""
+        ranked = found.argsort(descending=True).tolist()
+        least = max(self.threshold, float(found.max()) / 2)
+        return [k for k in ranked if found[k] >= least] or ranked[: self.fallback]
+
+
+def images_for_each(classes: int) -> int:
+    """How many images a climb toward one of so many classes sees: 400 in all, and at least 20."""
+    return max(20, 400 // classes)
+
+
+def _classes(risk: Risk, theta: Mapping[str, Tensor]) -> int:
+    """How many classes the model tells apart."""
+    one = risk.subset(slice(1))
+    with torch.no_grad():
+        return one.logits(starting_point(one, theta, None), theta).shape[1]

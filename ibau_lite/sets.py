@@ -8,39 +8,32 @@ Every set is one frozen object with a `radius` and
 `lmo(gradient)`               the direction of a step: where ⟨u, g⟩ is largest for ‖u‖ ≤ 1
 `dual_norm(gradient)`         max ⟨u, g⟩ over ‖u‖ ≤ 1
 `tangent(delta, gradient)`    how the maximiser δ(θ) can move: the KKT conditions, differentiated
-`span`                        the set without its bound (None: the whole space)
 ============================= =====================================================================
 
-`L2Ball`, `LinfBall` and `L1Ball` are balls. `Within` is the part of a ball in a `Window`, or
-constant on `Blocks`. `Sphere` and a `Within` of no ball have a tangent only.
+`L2Ball`, `LinfBall` and `L1Ball` are balls. `Sphere` has a tangent only.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ibau_lite._kinds import check_kinds, checking
+from ibau_lite._kinds import check_kinds
 
 __all__ = [
     "INTERIOR",
-    "Blocks",
     "Constraint",
     "L1Ball",
     "L2Ball",
     "LinfBall",
     "Region",
     "Sphere",
-    "Subspace",
     "Tangent",
-    "Window",
-    "Within",
-    "windows",
 ]
 
 
@@ -68,10 +61,6 @@ class Region(Constraint, Protocol):
     @property
     def radius(self) -> float:
         """The largest norm in it."""
-
-    @property
-    def span(self) -> Constraint | None:
-        """The set without its bound; None: the whole space."""
 
     def norm(self, delta: Tensor) -> Tensor:
         """‖δ‖, a scalar."""
@@ -104,11 +93,6 @@ class _Ball:
         check_kinds(self)
         if not (self.radius > 0 and math.isfinite(self.radius)):
             raise ValueError(f"radius must be a positive finite number, got {self.radius!r}")
-
-    @property
-    def span(self) -> None:
-        """None: a ball spans the whole space."""
-        return None
 
 
 @dataclass(frozen=True)
@@ -279,130 +263,9 @@ class Sphere:
     """
 
     def tangent(self, delta: Tensor, gradient: Tensor) -> Tangent:
-        if checking() and not bool((delta * delta).sum() > 0):
+        if not bool((delta * delta).sum() > 0):
             raise ValueError("delta = 0 (or NaN) lies on no sphere; use constraint=None there")
         return _sphere(delta, gradient, torch.ones((), dtype=torch.bool, device=delta.device))
-
-
-@dataclass(frozen=True)
-class Window:
-    """The δ [C, H, W] that vanish outside a square of `size`×`size` pixels."""
-
-    top: int
-    left: int
-    size: int
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.top < 0 or self.left < 0:
-            raise ValueError(f"a window has a size of at least 1 at a corner >= 0, got {self}")
-
-    def __call__(self, delta: Tensor) -> Tensor:
-        """P δ, the nearest δ of the subspace."""
-        rows, columns = (slice(start, start + self.size) for start in (self.top, self.left))
-        kept = torch.zeros_like(delta)
-        kept[:, rows, columns] = delta[:, rows, columns]
-        return kept
-
-
-def windows(shape: torch.Size) -> Iterator[Window]:
-    """Windows of half the image's side that overlap by half and reach every edge: nine on a square
-    image of 8 pixels or more.
-    """
-    side = max(1, min(shape[-2:]) // 2)
-    for top in _starts(shape[-2], side):
-        for left in _starts(shape[-1], side):
-            yield Window(top, left, side)
-
-
-def _starts(length: int, side: int) -> list[int]:
-    """Where windows of `side` begin: from one edge to the other in steps of about side / 2."""
-    room = length - side
-    gaps = max(1, round(2 * room / side))
-    return sorted({round(k * room / gaps) for k in range(gaps + 1)})
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """The δ [C, H, W] that are constant on blocks of `size`×`size` pixels (less at the edge)."""
-
-    size: int = 2
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"a block has a size of at least 1, got {self.size}")
-
-    def __call__(self, delta: Tensor) -> Tensor:
-        """P δ, the nearest δ of the subspace: the mean of each block."""
-        for axis in (-2, -1):
-            block = torch.arange(delta.shape[axis], device=delta.device) // self.size
-            shape = list(delta.shape)
-            shape[axis] = -(-shape[axis] // self.size)
-            ones = torch.ones_like(block, dtype=delta.dtype)  # bincount would wait for the device
-            count = delta.new_zeros(shape[axis]).index_add(0, block, ones)
-            sums = delta.new_zeros(shape).index_add(axis, block, delta)
-            along = count[:, None] if axis == -2 else count
-            delta = (sums / along).index_select(axis, block)
-        return delta
-
-
-Subspace = Window | Blocks
-"""An orthogonal projection P = Pᵀ = P² of perturbations, called on one."""
-
-
-@dataclass(frozen=True)
-class Within:
-    """{δ ∈ V : ‖δ‖₂ ≤ radius}, V = range(P): a ball like any other, in fewer dimensions.
-
-    `subspace` is the orthogonal projection v -> P v. With `ball=None` (or a `Sphere`) it can be
-    differentiated through, not climbed. The tangent space is that of the ball for the gradient
-    P ∇₁ f, met with V: the two projectors commute, since δ lies in V.
-    Raises ValueError for a ball of another norm, where they do not commute.
-    """
-
-    ball: L2Ball | Sphere | None
-    subspace: Callable[[Tensor], Tensor]
-
-    def __post_init__(self) -> None:
-        if not (self.ball is None or isinstance(self.ball, (L2Ball, Sphere))):
-            raise ValueError(f"within a subspace the ball must be an L2Ball, got {self.ball!r}")
-
-    @property
-    def radius(self) -> float:
-        return self._bound.radius
-
-    @property
-    def span(self) -> Within:
-        """V."""
-        return Within(None, self.subspace)
-
-    def norm(self, delta: Tensor) -> Tensor:
-        """‖δ‖₂, a scalar."""
-        return self._bound.norm(delta)
-
-    def project(self, delta: Tensor) -> Tensor:
-        """The nearest point: first into the subspace, then to the radius."""
-        return self._bound.project(self.subspace(delta))
-
-    def lmo(self, gradient: Tensor) -> Tensor:
-        """P g/‖P g‖; zero where P g = 0."""
-        return self._bound.lmo(self.subspace(gradient))
-
-    def dual_norm(self, gradient: Tensor) -> Tensor:
-        """‖P g‖₂ = max_{u ∈ V, ‖u‖ ≤ 1} ⟨u, g⟩, a scalar."""
-        return self._bound.dual_norm(self.subspace(gradient))
-
-    def tangent(self, delta: Tensor, gradient: Tensor) -> Tangent:
-        """The tangent of the ball within V."""
-        within = INTERIOR
-        if self.ball is not None:
-            within = self.ball.tangent(delta, self.subspace(gradient))
-        return Tangent(lambda v: self.subspace(within.project(v)), within.multiplier)
-
-    @property
-    def _bound(self) -> L2Ball:
-        if not isinstance(self.ball, L2Ball):
-            raise TypeError(f"{self} has no radius to climb to; give it an L2Ball")
-        return self.ball
 
 
 def _sphere(delta: Tensor, gradient: Tensor, held: Tensor) -> Tangent:
@@ -421,8 +284,6 @@ def _grows_outwards(delta: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _check_inside(size: Tensor, radius: float, tolerance: float) -> None:
-    if not checking():
-        return
     if not bool(size <= (1 + tolerance) * radius):
         raise ValueError(
             f"delta has norm {float(size):.6g}; expected at most radius = {radius:g}: project it"

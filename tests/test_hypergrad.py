@@ -21,7 +21,7 @@ from ibau_lite.hypergrad import (
     response_vjp,
     unrolled_hypergradient,
 )
-from ibau_lite.sets import L1Ball, L2Ball, LinfBall, Sphere, Within
+from ibau_lite.sets import L1Ball, L2Ball, LinfBall, Sphere
 from ibau_lite.solvers import (
     MINRES,
     ConjugateGradient,
@@ -420,31 +420,6 @@ def test_l1_ball_moves_on_its_face():
     inside = m.maximise(m.theta)
     free = response_jacobian(m.inner, inside, m.theta)
     close(response_jacobian(m.inner, inside, m.theta, constraint=L1Ball(10.0)), free)
-
-
-@pytest.mark.parametrize("radius", [None, 0.01], ids=["free", "on the sphere"])
-def test_in_a_subspace_it_is_the_problem_of_fewer_variables(radius):
-    """δ = B z with an orthonormal B [D × 2]: the same derivatives as the problem in z alone."""
-    m = Smooth()
-    basis = torch.linalg.qr(randn(D, 2, seed=9)).Q
-    inner, outer = (lambda z, t, f=f: f(basis @ z, t) for f in (m.inner, m.outer))
-    if radius is None:
-        z = torch.zeros(2).double()
-        for _ in range(6):
-            curvature = torch.autograd.functional.hessian(lambda v: inner(v, m.theta), z)
-            z = z - torch.linalg.solve(curvature, gradient(inner, z, m.theta))
-    else:
-        z = newton_on_sphere(inner, m.theta, radius, torch.ones(2).double())
-        assert gradient(inner, z, m.theta) @ z > 0  # the bound is active
-    ball = None if radius is None else L2Ball(radius)
-    within = Within(ball, lambda v: basis @ (basis.T @ v))
-    few = hypergradient(outer, inner, z, m.theta, solver=EXACT, constraint=ball)
-    ours = hypergradient(m.outer, m.inner, basis @ z, m.theta, solver=EXACT, constraint=within)
-    for name in m.theta:
-        close(ours.total[name], few.total[name])
-    assert max(v.abs().max() for v in few.indirect.values()) > 1e-4
-    elsewhere = hypergradient(m.outer, m.inner, basis @ z, m.theta, solver=EXACT, constraint=ball)
-    assert (elsewhere.total["w"] - ours.total["w"]).norm() > 1e-4  # without V it is not that
 
 
 def test_constraint_refusals():

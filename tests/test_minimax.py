@@ -14,8 +14,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ibau_lite import models
-from ibau_lite.minimax import Ascent, Risk, Scouted
-from ibau_lite.searches import Aimed, OnePass
+from ibau_lite.minimax import (
+    Ascent,
+    OnePass,
+    Risk,
+    Targeted,
+    Toward,
+    Untargeted,
+    scores,
+    toward_each_class,
+)
 from ibau_lite.sets import L2Ball, LinfBall
 
 CLASSES, SHAPE = 3, (1, 2, 2)
@@ -435,29 +443,6 @@ def test_several_starts_find_the_hill_that_one_start_misses():
     assert other.climbs != Ascent(1, step=1e-6, starts=6)(risk, theta_of(model), ball, near).climbs
 
 
-def test_scouts_find_the_hill_that_all_images_together_miss():
-    image = torch.zeros(8, 1, 1, 1, dtype=F64)
-    image[-1] = -0.6  # seven stand at the foot of the low hill, one at that of the high one
-    model = TwoHills().eval()
-    risk, ball = Risk(model, image, torch.zeros(8, dtype=torch.long), chunk=3), L2Ball(1.0)
-    near = torch.full((1, 1, 1), 0.2, dtype=F64)
-    climb = Ascent(30)
-    together = climb(risk, theta_of(model), ball, near)
-    found = Scouted(climb, parts=8)(risk, theta_of(model), ball, near)
-    assert float(together.delta) > 0 > float(found.delta) and found.value > together.value
-    alone = [climb(risk.subset(slice(j, j + 1)), theta_of(model), ball, near) for j in range(8)]
-    expected = [float(plain(risk, worst.delta).detach()) for worst in alone]
-    assert found.climbs == pytest.approx(expected, rel=1e-12)
-    again = climb(risk, theta_of(model), ball, alone[expected.index(max(expected))].delta)
-    assert torch.equal(found.delta, again.delta) and found.value >= max(found.climbs)
-
-
-def test_more_parts_than_images_are_as_many_parts_as_images():
-    risk = risk_of(smooth_network())
-    found = Scouted(Ascent(2), parts=1000)(risk, theta_of(risk.model), L2Ball(0.5))
-    assert len(found.climbs) == len(risk) and found.value >= max(found.climbs)
-
-
 class TwoWays(nn.Module):
     """Three classes of one pixel: a near, low way out to class 1, a far, high one to class 2."""
 
@@ -473,43 +458,77 @@ class TwoWays(nn.Module):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_aiming_at_a_class_finds_the_hill_that_an_ascent_does_not_see(norm):
+def test_a_climb_toward_a_class_finds_the_maximum_that_an_ascent_does_not_see(norm):
     model, ball = TwoWays().eval(), BALLS[norm](2.0)
     risk = Risk(model, torch.zeros(6, 1, 1, 1, dtype=F64), torch.zeros(6, dtype=torch.int64))
-    alone = Ascent(12)(risk, theta_of(model), ball)
-    found = Aimed(Ascent(12), images=2, finals=1)(risk, theta_of(model), ball)
-    assert float(alone.delta) > 0 > float(found.delta)
+    (alone,) = Untargeted(Ascent(12))(risk, theta_of(model), (ball,))
+    assert torch.equal(alone.delta, Ascent(12)(risk, theta_of(model), ball).delta)
+    search = Targeted(Ascent(12), fallback=1, threshold=1e9)
+    (found,) = search(risk, theta_of(model), (ball,))
+    assert float(alone.delta) > 0 > float(found.delta) and found.target == 2
     points = torch.linspace(-2, 2, 4001, dtype=F64)
     heights = [float(risk(p.reshape(1, 1, 1), theta_of(model)).detach()) for p in points]
     assert found.value == pytest.approx(max(heights), rel=1e-6) and found.value > alone.value + 1
-    assert len(found.climbs) == 3 and max(found.climbs) == found.climbs[2] <= found.value
 
 
-def test_a_scout_is_an_ascent_on_minus_the_loss_towards_its_class():
+def test_a_climb_toward_a_class_is_descent_on_the_loss_with_that_label():
     model, ball, climb = smooth_network(), L2Ball(0.6), Ascent(5)
-    risk, theta = risk_of(model, 9, penalty=0.3), theta_of(model)
-    found = Aimed(climb, images=4)(risk, theta, ball)
-    for label, height in enumerate(found.climbs):
+    risk, theta = risk_of(model, 4, penalty=0.3), theta_of(model)
+    deltas, heights = toward_each_class(risk, theta, (ball, L2Ball(0.3)), climb)
+    assert heights.shape == (2, len(deltas[0]))
+    for label, height in enumerate(heights[0].tolist()):
         delta = torch.zeros(SHAPE, dtype=F64)
         best = None
-        for t in range(6):  # descent on the loss towards `label`, written out
+        for t in range(6):  # written out
             point = delta.clone().requires_grad_(True)
-            logits = model(risk.images[:4] + point)
+            logits = model(risk.images + point)
             loss = -logits.log_softmax(1)[:, label].mean()
             (slope,) = torch.autograd.grad(loss, point)
             if best is None or loss < best[0]:
                 best = (loss.detach(), delta)
             delta = delta - 0.5 * 0.6 * (1 - t / 5) * slope / slope.norm()
             delta = delta * min(1.0, 0.6 / max(float(delta.norm()), 1e-300))
-        assert height == pytest.approx(float(risk(best[1], theta).detach()), rel=1e-9)
-    assert found.value >= max(found.climbs)
+        torch.testing.assert_close(deltas[0][label], best[1])
+        assert height == pytest.approx(float(risk(best[1], theta).detach()), rel=1e-6)
 
 
-def test_more_finals_than_classes_climb_from_every_class():
-    risk = risk_of(smooth_network())
-    theta, ball = theta_of(risk.model), L2Ball(0.5)
-    few, all_ = (Aimed(Ascent(2), finals=n)(risk, theta, ball) for n in (1, 50))
-    assert few.climbs == all_.climbs and all_.value >= few.value
+def test_what_is_climbed_toward_a_class_can_be_called_and_differentiated():
+    risk, delta = risk_of(smooth_network(), 9, penalty=0.3), 0.1 * torch.ones(SHAPE, dtype=F64)
+    toward, theta = Toward(risk, 1), theta_of(risk.model)
+    point = delta.clone().requires_grad_(True)
+    value = toward(point, theta)
+    (slope,) = torch.autograd.grad(value, point)
+    climbed = toward.value_and_gradient(delta, theta)
+    torch.testing.assert_close(climbed, (value.detach(), slope))
+    logits = risk.model(risk.images + delta)
+    assert float(value) == pytest.approx(float(logits.log_softmax(1)[:, 1].mean()))
+
+
+def test_later_rounds_climb_toward_the_suspects_of_the_first_and_keep_what_was_found():
+    risk, sets = risk_of(smooth_network()), (L2Ball(0.5), L2Ball(0.2))
+    theta, search = theta_of(risk.model), Targeted(Ascent(2), fallback=2, threshold=1e9)
+    first = search(risk, theta, sets)
+    heights = toward_each_class(risk, theta, sets, Ascent(2))[1]
+    assert first[0].climbs == pytest.approx(scores(heights).tolist())
+    two = scores(heights).argsort(descending=True)[:2].tolist()
+    assert [m.target for m in first] == [two[0], two[0], two[1], two[1]]
+    assert [m.region for m in first] == [*sets, *sets]
+    other = risk.subset(slice(3))
+    second = search(other, theta, sets, first)
+    assert second[:4] == first and [m.target for m in second[4:]] == [m.target for m in first]
+    assert second[4].value == pytest.approx(float(other(second[4].delta, theta).detach()))
+
+
+@pytest.mark.parametrize(
+    ("found", "suspects"),
+    [
+        ([1.0, 3.0, 0.5, 2.5], [1, 3]),  # two stand out
+        ([1.0, 6.0, 0.5, 2.5], [1]),  # less than half as high as the highest
+        ([1.0, 1.9, 0.5, 1.2], [1, 3, 0]),  # none does
+    ],
+)
+def test_who_is_suspect(found, suspects):
+    assert Targeted().suspects(torch.tensor(found)) == suspects
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -571,9 +590,6 @@ def test_h_that_is_broken_from_the_start_is_no_maximum():
         (lambda: Ascent(3, step=0.0), "step is a fraction"),
         (lambda: Ascent(3, step=2.1), "step is a fraction"),
         (lambda: Ascent(3, step=math.nan), "step is a fraction"),
-        (lambda: Scouted(parts=0), "parts must be at least 1"),
-        (lambda: Aimed(images=0), "images and finals must be at least 1"),
-        (lambda: Aimed(finals=0), "images and finals must be at least 1"),
         (lambda: OnePass(0.0), "positive"),
         (lambda: OnePass(math.nan), "positive"),
         (lambda: OnePass(batch_size=0), "positive"),

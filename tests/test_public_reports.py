@@ -17,10 +17,10 @@ from ibau_lite.defenses import IBAU, ibau
 from ibau_lite.hypergrad import hypergradient
 from ibau_lite.logits import at, check_reached
 from ibau_lite.metrics import evaluate
-from ibau_lite.minimax import Ascent, Risk
+from ibau_lite.minimax import Ascent, Risk, Targeted
 from ibau_lite.solvers import MINRES, ConjugateGradient
 
-QUICK = IBAU(rounds=1, inner=Ascent(2), solver=MINRES(max_iter=2))
+QUICK = IBAU(rounds=1, round_images=100, search=Targeted(Ascent(2)))
 
 
 def images(count: int = 24) -> LabelledImages:

@@ -1,4 +1,4 @@
-"""Sparse balls and subspaces against root finding, matrices and variational inequalities."""
+"""Balls against root finding and variational inequalities."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from ibau_lite.sets import Blocks, L1Ball, L2Ball, LinfBall, Window, Within, windows
+from ibau_lite.sets import L1Ball, L2Ball, LinfBall
 
 SHAPE = (2, 5, 4)
 F64 = torch.float64
@@ -19,13 +19,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
-SUBSPACES = [Window(1, 0, 3), Window(4, 3, 9), Blocks(2), Blocks(3), Blocks(1)]
-SETS = [
-    L2Ball(0.7),
-    LinfBall(0.7),
-    L1Ball(0.7, fraction=0.2),
-    *(Within(L2Ball(0.7), subspace) for subspace in SUBSPACES),
-]
+SETS = [L2Ball(0.7), LinfBall(0.7), L1Ball(0.7, fraction=0.2)]
 
 
 def members(region, count: int = 200) -> torch.Tensor:
@@ -92,39 +86,6 @@ def test_a_sparse_step_changes_the_largest_entries_alone():
     assert float((one * gradient).sum()) == float(L1Ball(1.0).dual_norm(gradient)) == 5
 
 
-@pytest.mark.parametrize("subspace", SUBSPACES, ids=str)
-def test_a_subspace_is_an_orthogonal_projection(subspace):
-    matrix = torch.stack([subspace(e).flatten() for e in torch.eye(40).reshape(-1, *SHAPE)])
-    torch.testing.assert_close(matrix, matrix.T)
-    torch.testing.assert_close(matrix @ matrix, matrix)
-    y, x = torch.arange(5), torch.arange(4)
-    if isinstance(subspace, Window):
-        inside = (y >= subspace.top) & (y < subspace.top + subspace.size)
-        across = (x >= subspace.left) & (x < subspace.left + subspace.size)
-        expected = torch.diag((inside[:, None] & across).float().flatten().repeat(2))
-    else:
-        row = (y[:, None] // subspace.size == y // subspace.size).float()
-        column = (x[:, None] // subspace.size == x // subspace.size).float()
-        rows, columns = row / row.sum(1, keepdim=True), column / column.sum(1, keepdim=True)
-        expected = torch.kron(torch.eye(2), torch.kron(rows, columns))
-    torch.testing.assert_close(matrix, expected)
-
-
-@pytest.mark.parametrize(
-    ("height", "width"), [(32, 32), (28, 28), (8, 8), (9, 14), (30, 30), (33, 47), (5, 5)]
-)
-def test_windows_overlap_and_reach_every_edge(height, width):
-    found = list(windows(torch.Size((3, height, width))))
-    side = min(height, width) // 2
-    for window in found:
-        assert window.size == side
-        assert window.top + side <= height and window.left + side <= width
-    covered = sum(window(torch.ones(1, height, width)) for window in found)
-    assert bool((covered > 0).all())
-    if height == width >= 8:
-        assert len(found) == 9
-
-
 def test_from_far_away_the_nearest_point_is_still_on_the_sphere():
     """The squares of 1e30 are infinite in single precision."""
     far = torch.tensor([3e30, 0.0, -4e30])
@@ -138,13 +99,6 @@ def test_sets_that_make_no_sense_are_refused():
     for fraction in (0.0, 1.1):
         with pytest.raises(ValueError, match="fraction"):
             L1Ball(1.0, fraction=fraction)
-    with pytest.raises(ValueError, match="size"):
-        Blocks(0)
-    for place in ((-1, 0, 2), (0, -1, 2), (0, 0, 0)):
-        with pytest.raises(ValueError, match="window"):
-            Window(*place)
-    with pytest.raises(ValueError, match="an L2Ball, got LinfBall"):
-        Within(LinfBall(1.0), Blocks(2))
 
 
 @pytest.mark.parametrize("far", [1e8, 1e30])
@@ -153,14 +107,6 @@ def test_from_far_away_the_sparse_projection_is_still_the_nearest_point(far):
     torch.testing.assert_close(ball.project(torch.tensor([far, 1, 1])), torch.tensor([1.0, 0, 0]))
     both = ball.project(torch.tensor([far, -far, 3]))
     torch.testing.assert_close(both, torch.tensor([0.5, -0.5, 0]))
-
-
-def test_what_spans_less_than_the_space_is_known():
-    half = Within(L2Ball(1.0), Blocks(2))
-    assert half.span == Within(None, Blocks(2)) and half.span.span == half.span
-    assert L2Ball(1.0).span is LinfBall(1.0).span is L1Ball(1.0).span is None
-    with pytest.raises(TypeError, match="no radius to climb to"):
-        half.span.project(torch.ones(SHAPE))
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-23, 1.0, 1e30])

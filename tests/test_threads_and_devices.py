@@ -13,7 +13,7 @@ from torch import nn
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import IBAU, ibau
 from ibau_lite.hypergrad import hypergradient
-from ibau_lite.minimax import Ascent, Risk
+from ibau_lite.minimax import Ascent, Risk, Targeted
 from ibau_lite.solvers import MINRES
 from ibau_lite.training import Recipe, fit
 
@@ -64,7 +64,7 @@ def results(device: str) -> dict[tuple[str, torch.dtype], torch.Tensor]:
     model = network().to(device)
     fit(model, data, Recipe(epochs=2, batch_size=48, lr=0.02), seed=0)
     found["training", torch.float32] = weights(model)
-    quick = IBAU(rounds=1, inner=Ascent(2), solver=MINRES(max_iter=2))
+    quick = IBAU(rounds=1, round_images=100, search=Targeted(Ascent(2)))
     unlearned = ibau(network().to(device), data, config=quick, seed=0).model
     found["ibau", torch.float32] = weights(unlearned)
     return {name: value.cpu() for name, value in found.items()}

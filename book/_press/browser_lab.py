@@ -54,7 +54,7 @@ class Settings:
         default_factory=lambda: Recipe(epochs=8, batch_size=64, shift=2, weight_decay=5e-3)
     )
     clean: int = 600
-    unlearning: IBAU = field(default_factory=lambda: IBAU(rounds=7, outer_images=200))
+    unlearning: IBAU = field(default_factory=lambda: IBAU.classical(rounds=7, round_images=200))
     seed: int = 0
 
 
@@ -299,7 +299,7 @@ def quick(settings: Settings) -> Settings:
         rate=0.2,
         recipe=replace(settings.recipe, epochs=4),
         clean=100,
-        unlearning=replace(settings.unlearning, rounds=1, inner_images=50, outer_images=100),
+        unlearning=replace(settings.unlearning, rounds=1, round_images=100),
     )
 
 

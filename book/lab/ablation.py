@@ -3,11 +3,10 @@
     python -m ibau_lab.ablation --data gtsrb --results book/results/ablation.jsonl
 
 The networks are those of `first_run` (profile `cpu`); the defender owns 1,000 clean images and has
-two rounds, so that a row takes a minute or two on a CPU. The rows of `ROWS` differ from the book's
-recipe, with one ascent on all images at once, in what their names say and in nothing else, and
-share their seeds with it: rows of one seed may be subtracted. ACC and ASR are measured on 2,000
-test images after each round, by which nothing is chosen. What is in the results file already is not
-run again.
+two rounds, so that a row takes a minute or two on a CPU. The rows of `ROWS` differ from
+`IBAU.classical` in what their names say and in nothing else, and share their seeds with it: rows of
+one seed may be subtracted. ACC and ASR are measured on 2,000 test images after each round, by which
+nothing is chosen. What is in the results file already is not run again.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from typing import Any
 
 from ibau_lite.data import Dataset
 from ibau_lite.defenses import IBAU
+from ibau_lite.ibau import Indirect, InnerObjective
 from ibau_lite.metrics import evaluate
-from ibau_lite.minimax import Ascent, Scouted
-from ibau_lite.searches import OnePass
+from ibau_lite.minimax import Ascent, Climb, OnePass, Untargeted
 from ibau_lite.solvers import MINRES, ConjugateGradient, FixedPoint
 
 from .cells import line, run
@@ -32,13 +31,24 @@ __all__ = ["GROUPS", "ROWS", "main", "recipe"]
 
 CLEAN, TEST = 1_000, 2_000
 
-_FREE: dict[str, Any] = {"max_indirect_ratio": None}
-_INTERIOR: dict[str, Any] = {"max_indirect_ratio": None, "on_ball": False}
+_INTERIOR: dict[str, Any] = {"max_ratio": None, "on_ball": False}
 
 
 def _products(count: int) -> dict[str, Any]:
-    return {"solver": MINRES(max_iter=count) if count else None}
+    return {"indirect": Indirect(MINRES(max_iter=count)) if count else None}
 
+
+def _solved(**changes: Any) -> dict[str, Any]:
+    return {"indirect": Indirect(**changes)}
+
+
+_CLIMBS: dict[str, Climb] = {
+    "one pass (published)": OnePass(10.0),
+    "1 step": Ascent(1),
+    "3 steps": Ascent(3),
+    "24 steps": Ascent(24),
+    "4 starts": Ascent(8, starts=4),
+}
 
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "products with the Hessian": {
@@ -47,45 +57,37 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "equal time": {"naive, 8 rounds": {**_products(0), "rounds": 8}},
     "inner solve": {
-        f"{name}{', naive' if not count else ''}": {"inner": inner, **_products(count)}
-        for name, inner in {
-            "one pass (published)": OnePass(10.0),
-            "1 step": Ascent(1),
-            "3 steps": Ascent(3),
-            "24 steps": Ascent(24),
-            "4 starts": Ascent(8, starts=4),
-            "4 parts": Scouted(Ascent(8), parts=4),
-        }.items()
+        f"{name}{', naive' if not count else ''}": {"search": Untargeted(climb), **_products(count)}
+        for name, climb in _CLIMBS.items()
         for count in (0, 5)
     },
     "the indirect term as it comes": {
-        "on the ball": _FREE,
-        "on the ball, damping 1": {**_FREE, "solver": MINRES(max_iter=5, damping=1.0)},
-        "interior": _INTERIOR,
-        "interior, conjugate gradients": {
-            **_INTERIOR, "solver": ConjugateGradient(max_iter=5),
-        },
+        "on the ball": _solved(max_ratio=None),
+        "on the ball, damping 1": _solved(solver=MINRES(max_iter=5, damping=1.0), max_ratio=None),
+        "interior": _solved(**_INTERIOR),
+        "interior, conjugate gradients": _solved(solver=ConjugateGradient(max_iter=5), **_INTERIOR),
         **{
-            f"interior, fixed point, step {step:g}": {
-                **_INTERIOR, "solver": FixedPoint(step=step, max_iter=5, compute_residual=False),
-            }
+            f"interior, fixed point, step {step:g}": _solved(
+                solver=FixedPoint(step=step, max_iter=5, compute_residual=False), **_INTERIOR
+            )
             for step in (0.01, 0.1, 1.0)
         },
     },
 }  # fmt: skip
-"""Group -> row -> what it changes in the book's recipe with one ascent, which is K = 5."""
+"""Group -> row -> what it changes in `IBAU.classical`, which is K = 5."""
 
 ROWS = {name: changes for group in GROUPS.values() for name, changes in group.items()}
 RECIPES = ("released", "exact")
 
 
-def recipe(row: str, *, flip: bool, gtsrb: bool) -> IBAU:
+def recipe(row: str, *, gtsrb: bool) -> IBAU:
     """The settings of a row of `ROWS`, or of `released` or `exact`; `KeyError` for another name."""
     if row == "released":
         return IBAU.released(gtsrb=gtsrb, rounds=2)
     if row == "exact":
-        return IBAU.exact(rounds=2, inner=Ascent(20), inner_images=500)
-    return replace(IBAU(rounds=2, flip=flip, inner=Ascent(8)), **ROWS[row])
+        search = Untargeted(Ascent(20))
+        return IBAU.exact(rounds=2, search=search, inner=InnerObjective(images=500))
+    return IBAU.classical(rounds=2, **ROWS[row])
 
 
 def _reduced(dataset: Dataset) -> Dataset:
@@ -111,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dataset = _reduced(whole)
     victim = replace(victim, report=evaluate(victim.model, dataset.test, experiment.attack))
     for row in rows:
-        settings = recipe(row, flip=choice.data == "cifar10", gtsrb=choice.data == "gtsrb")
+        settings = recipe(row, gtsrb=choice.data == "gtsrb")
         for seed in range(choice.seeds):
             record = run(
                 dataset,

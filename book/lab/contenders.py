@@ -1,8 +1,8 @@
 """The contenders of the tables: each defence by its short name, with its settings in a profile.
 
 One setting of each for all attacks of a data set and all sizes of the clean set. I-BAU is there
-three times: `unlearning` (on drawn signs the default), as the authors' published code, and as the
-talk's mathematics; fine-tuning takes two passes over 5,000 images. Of the others the settings
+three times: with its default settings, as the authors' published code, and as the talk's
+mathematics; fine-tuning takes two passes over 5,000 images. Of the others the settings
 are those of `other_defences`.
 """
 
@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ibau_lite.defenses import IBAU, FineTuningConfig
-from ibau_lite.searches import AimedUnion
 
 from .other_defences import TALK, private, rows
 
-__all__ = ["CONTENDERS", "RECIPES", "Contender", "contender", "unlearning"]
+__all__ = ["CONTENDERS", "RECIPES", "Contender", "contender"]
 
 
 @dataclass(frozen=True)
@@ -55,21 +54,6 @@ CONTENDERS: dict[str, tuple[str, str | None]] = {
 """What can be asked for: short name -> (label in the tables, column of the talk)."""
 
 
-def unlearning(data: str) -> IBAU:
-    """I-BAU's settings for a data set of photographs: `IBAU.distilled`.
-
-    For GTSRB without distillation and interpolation, since the clean images teach its networks
-    something; with 15 % stamped, with 20 images for each of its 43 classes when the aim is sought,
-    and without the scouts' own δ.
-    """
-    if data == "gtsrb":
-        search = AimedUnion(images=20)
-        return IBAU.distilled(
-            distillation_weight=0.0, interpolation=0.0, stamped=0.15, inner=search
-        )
-    return IBAU.distilled(flip=True)
-
-
 def contender(name: str, profile: str, data: str) -> Contender:
     """A contender with its settings for a profile and a data set.
 
@@ -84,8 +68,6 @@ def contender(name: str, profile: str, data: str) -> Contender:
         data == "gtsrb",
         data == "cifar10",
     )
-    if name in ("ibau", "naive") and not smoke:
-        return Contender(label, name, unlearning(data), column)
     usual = {row.label: row for row in rows(profile, data)}
     if name == "ft" and full:
         tuning = FineTuningConfig(epochs=2, epoch_images=5000, flip=flip)
@@ -102,5 +84,5 @@ def contender(name: str, profile: str, data: str) -> Contender:
         rounds = (100 if gtsrb else 5) if full else 2
         return Contender(label, "ibau", IBAU.released(gtsrb=gtsrb, rounds=rounds), column)
     rounds = 5 if full else 1
-    exact = IBAU.exact(rounds=rounds, flip=flip, **({"batch_size": 200} if smoke else {}))
+    exact = IBAU.exact(rounds=rounds, **({"batch_size": 200} if smoke else {}))
     return Contender(label, "ibau", exact, column)

@@ -224,7 +224,7 @@ def before_and_after(
     radius: float = 1.0,
     **search: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Both sides for a poisoned network, fine-tuned, and unlearned by one round of I-BAU.
+    """Both sides for a poisoned network, fine-tuned, and unlearned by I-BAU.
 
     The sample is the defender's clean set; the reference is the poisoned network, which does not
     depend on it. `ratio_zero` measures from zero weights instead.
@@ -232,14 +232,13 @@ def before_and_after(
     victim = experiment.victim(dataset, progress=True).model
     recipes = {row.label: row.config for row in experiment.rows}
     tuned = replace(recipes["fine-tuning"], epochs=2)
-    unlearning = replace(recipes["I-BAU"], rounds=1)
     shape, chi = dataset.shape, math.sqrt(math.prod(dataset.shape)) / 2
     for name in ("poisoned", "fine-tuning", "I-BAU"):
         model = victim
         if name == "fine-tuning":
             model = fine_tuning(victim, dataset.clean, config=tuned).model
         elif name == "I-BAU":
-            model = ibau(victim, dataset.clean, config=unlearning).model
+            model = ibau(victim, dataset.clean, config=recipes["I-BAU"]).model
         report = evaluate(model, dataset.test, experiment.attack)
         own = model.cpu()
         here, a, a_zero = _capacities(own, victim.cpu(), shape, chi, radius)

@@ -24,8 +24,7 @@ from torch import nn
 from ibau_lite.attacks import Attack
 from ibau_lite.attacks.named import ONE_TARGET
 from ibau_lite.data import LabelledImages
-from ibau_lite.minimax import Ascent, Risk
-from ibau_lite.searches import Toward
+from ibau_lite.minimax import Ascent, Risk, Toward
 from ibau_lite.sets import L1Ball, L2Ball
 from ibau_lite.speed import fold_batchnorm
 
@@ -66,7 +65,7 @@ def measure(
     with torch.no_grad():
         classes = network(part.images[:1]).shape[1]
     few = risk.subset(slice(images))
-    ways = [Toward.of(few, label) for label in range(classes)]
+    ways = [Toward(few, label) for label in range(classes)]
     return {
         "target": int(relabel(part.labels[:1])[0]),
         "trigger": triggered.value(torch.zeros_like(mean), theta),

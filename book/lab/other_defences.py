@@ -88,7 +88,7 @@ def rows(profile: str, data: str = "signs") -> tuple[Row, ...]:
         Row("ANP", "anp", ANPConfig(epochs=6 if smoke else 20, **brief)),
         Row("FT-SAM", "ft_sam", FTSAMConfig(epochs=5 if smoke else 20, **brief)),
         Row("SAU", "sau", SAUConfig(epochs=1 if smoke else 5, **brief)),
-        Row("I-BAU", "ibau", replace(IBAU(), rounds=2 if smoke else 5, **brief)),
+        Row("I-BAU", "ibau", IBAU()),
     )
 
 
@@ -109,7 +109,7 @@ def _brief_rows(brief: dict[str, Any], batch: int) -> tuple[Row, ...]:
         Row("ANP", "anp", ANPConfig(**few)),
         Row("FT-SAM", "ft_sam", FTSAMConfig(**few)),
         Row("SAU", "sau", SAUConfig(epochs=2, epoch_images=1000, **brief)),
-        Row("I-BAU", "ibau", replace(IBAU(), rounds=5, **brief)),
+        Row("I-BAU", "ibau", IBAU()),
     )
 
 

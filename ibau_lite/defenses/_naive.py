@@ -24,8 +24,8 @@ def naive(
 ) -> DefenseResult:
     """Alternate δ ≈ arg max H(·, θ) and θ ← θ − lr·∇₂H(δ, θ), as if δ did not depend on θ.
 
-    The same loop, the same draws and the same settings as `ibau`, with `solver=None`: whatever
+    The same loop, the same draws and the same settings as `ibau`, with `indirect=None`: whatever
     differs between the two is the indirect term. Arguments, result and errors as there.
     """
-    config = replace(configured(config, IBAU), solver=None)
+    config = replace(configured(config, IBAU), indirect=None)
     return ibau(model, clean, config=config, seed=seed, progress=progress, evaluator=evaluator)

@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ibau_lite._kinds import checking
-
 __all__ = [
     "MINRES",
     "ConjugateGradient",
@@ -486,7 +484,7 @@ class Monitor:
 
     def idle(self) -> bool:
         """No row is running, as far as may be known without waiting for an accelerator."""
-        may_look = self.tol is not None or (self.active.device.type == "cpu" and checking())
+        may_look = self.tol is not None or (self.active.device.type == "cpu")
         return may_look and not bool(self.active.any())
 
     def claims(self, size: Tensor) -> Tensor | None:
@@ -528,14 +526,14 @@ class Monitor:
         may_diverge: bool = False,
         recurred: bool = False,
     ) -> Solution:
-        """Build the `Solution`, and warn where it may be wrong (unless within `unchecked`).
+        """Build the `Solution`, and warn where it may be wrong.
 
         Residuals that `recurred` go on to fall where the true one cannot follow: before such a one
         counts as converged it is computed from its definition, unless a claim (`tol`) did that.
         """
         self.x, self.name, self.recurred = x, name, recurred
         self.needs_definite, self.may_diverge = needs_definite, may_diverge
-        if checking() and self.verdict.warning is not None:
+        if self.verdict.warning is not None:
             warnings.warn(self.verdict.warning, stacklevel=3)  # the line that called the solver
         self.system.release()  # what A keeps alive is not kept for the sake of the evidence
         return Solution(self.system.layout.restore(torch.where(self.finite, x, torch.nan)), self)

@@ -5,7 +5,6 @@
 `fold_batchnorm`       a network whose BatchNorm (in evaluation mode) lies in the layer before it
 `frozen`               that, to be read only
 `convolution`          whose second derivatives leave out the gradient in the weights
-`Replay`               the kernels of a step on a GPU as one launch
 ====================== ============================================================================
 """
 
@@ -14,13 +13,10 @@ from __future__ import annotations
 from ibau_lite.speed._convolution import Geometry, convolution
 from ibau_lite.speed.double_backward import DoubleBackward
 from ibau_lite.speed.folding import fold_batchnorm, frozen
-from ibau_lite.speed.replay import RecordedSteps, Replay
 
 __all__ = [
     "DoubleBackward",
     "Geometry",
-    "RecordedSteps",
-    "Replay",
     "convolution",
     "fold_batchnorm",
     "frozen",

@@ -36,7 +36,6 @@ from ibau_lite.defenses import (
 )
 from ibau_lite.defenses.inversion import Inversion
 from ibau_lite.metrics import accuracy
-from ibau_lite.minimax import Ascent
 from ibau_lite.sets import L2Ball
 from ibau_lite.testing import CLASSES, tiny_images, tiny_network
 from ibau_lite.training import Recipe, fit
@@ -44,9 +43,7 @@ from ibau_lite.training import Recipe, fit
 BRIEF = FineTuningConfig(epochs=1, batch_size=8)
 RUNS = {
     "fine_tuning": functools.partial(fine_tuning, config=BRIEF),
-    "ibau": functools.partial(
-        ibau, config=IBAU(rounds=1, ball=L2Ball(1.0), inner=Ascent(2), implicit_images=8)
-    ),
+    "ibau": functools.partial(ibau, config=IBAU(rounds=1, round_images=24, sets=(L2Ball(1.0),))),
     "neural_cleanse": functools.partial(
         neural_cleanse, config=NeuralCleanseConfig(search=Inversion(steps=2), targets=(1,))
     ),
@@ -286,6 +283,6 @@ def test_numbers_of_numpy_are_as_good_as_pythons(tmp_path):
 def test_more_images_than_fit_into_memory_are_refused():
     with pytest.raises(ValueError, match="epoch_images: at most 100,000,000.*1,000,000,000,000"):
         FineTuningConfig(epoch_images=10**12)
-    config = IBAU(rounds=1, ball=L2Ball(1.0), inner=Ascent(1), outer_images=10**12)
+    config = IBAU(rounds=1, sets=(L2Ball(1.0),), round_images=10**12)
     with pytest.raises(ValueError, match=r"at most 100,000,000 .*1,000,000,000,000"):
         ibau(tiny_network(), tiny_images(), config=config)

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import IBAU, ibau
-from ibau_lite.minimax import Ascent
+from ibau_lite.ibau import Indirect
+from ibau_lite.minimax import Ascent, Untargeted
 from ibau_lite.sets import L2Ball
 
 
@@ -40,13 +41,12 @@ NETWORKS = {
     ),
 }
 # One step: later ones start from weights that already differ.
-ONCE = IBAU(
+ONCE = IBAU.classical(
     rounds=1,
-    ball=L2Ball(1.0),
-    inner=Ascent(2),
+    sets=(L2Ball(1.0),),
+    search=Untargeted(Ascent(2)),
     batch_size=24,
-    implicit_images=24,
-    max_indirect_ratio=None,
+    indirect=Indirect(images=24, max_ratio=None),
 )
 # The largest relative error of H, of the direct and of the indirect term. In bfloat16 throughout
 # no linear solve holds (the recorded residual says so), and the indirect term is not looked at.

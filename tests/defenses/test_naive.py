@@ -8,16 +8,23 @@ import pytest
 import torch
 
 from ibau_lite.defenses import IBAU, ibau, naive
-from ibau_lite.minimax import Ascent
+from ibau_lite.ibau import Indirect
+from ibau_lite.minimax import Ascent, Untargeted
 from ibau_lite.sets import L2Ball
 
-BRIEF = IBAU(rounds=2, ball=L2Ball(1.0), inner=Ascent(2), batch_size=8, implicit_images=8)
+BRIEF = IBAU.classical(
+    rounds=2,
+    sets=(L2Ball(1.0),),
+    search=Untargeted(Ascent(2)),
+    batch_size=8,
+    indirect=Indirect(images=8),
+)
 
 
 @pytest.mark.filterwarnings("ignore::ibau_lite.solvers.SolverWarning")
-def test_naive_is_ibau_without_a_solver(model, clean):
+def test_naive_is_ibau_without_the_indirect_term(model, clean):
     one = naive(model, clean, config=BRIEF, seed=3)
-    other = ibau(model, clean, config=replace(BRIEF, solver=None), seed=3)
+    other = ibau(model, clean, config=replace(BRIEF, indirect=None), seed=3)
     implicit = ibau(model, clean, config=BRIEF, seed=3)
     assert one.history == other.history and "indirect" not in one.history[0]
     assert torch.equal(one.details["delta"], other.details["delta"])
@@ -32,5 +39,5 @@ def test_naive_is_ibau_without_a_solver(model, clean):
 
 def test_its_defaults_are_those_of_ibau(model, clean):
     one = naive(model, clean[:8])
-    other = ibau(model, clean[:8], config=IBAU(solver=None))
+    other = ibau(model, clean[:8], config=IBAU(indirect=None))
     assert one.history == other.history

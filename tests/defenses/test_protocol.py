@@ -37,14 +37,17 @@ from ibau_lite.defenses import (
 )
 from ibau_lite.defenses import defense as decorated
 from ibau_lite.door import clean_on_device
+from ibau_lite.ibau import Indirect, InnerObjective
 from ibau_lite.metrics import Report
-from ibau_lite.minimax import Ascent
-from ibau_lite.searches import AimedUnion, OnePass
+from ibau_lite.minimax import Ascent, OnePass, Targeted, Untargeted
 from ibau_lite.sets import L2Ball
 from ibau_lite.testing import CLASSES, DEFENSE_CHECKS, Subject, tiny_images
 
 SEARCH = Inversion(steps=4, batch_size=12)
-BRIEF = IBAU(rounds=2, ball=L2Ball(1.0), inner=Ascent(2), batch_size=12, implicit_images=8)
+BRIEF = IBAU.classical(
+    rounds=2, sets=(L2Ball(1.0),), search=Untargeted(Ascent(2)), batch_size=12,
+    indirect=Indirect(images=8),
+)  # fmt: skip
 TUNING = FineTuningConfig(epochs=1, batch_size=12)
 CONFIGS = {
     "fine_tuning": FineTuningConfig(epochs=2, batch_size=12),
@@ -65,11 +68,12 @@ CONFIGS = {
 # Searches that show an old cast: the δ of one `Ascent` on this network does not.
 SEEN = {
     "naive": dataclasses.replace(
-        BRIEF, lr=0.03, inner=OnePass(1.0), inner_images=None, inner_labels="predicted"
+        BRIEF,
+        lr=0.03,
+        search=Untargeted(OnePass(1.0)),
+        inner=InnerObjective(None, labels="predicted"),
     ),
-    "ibau": dataclasses.replace(
-        BRIEF, rounds=3, lr=0.03, batch_size=8, inner=AimedUnion(Ascent(2), images=4)
-    ),
+    "ibau": dataclasses.replace(BRIEF, rounds=3, lr=0.03, batch_size=8, search=Targeted(Ascent(2))),
 }
 ANEW = "it trains a new network"
 EXCUSED = {"dp": {"frozen parameters stay as they are": ANEW}}

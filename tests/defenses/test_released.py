@@ -7,6 +7,7 @@ of `ibau_lite` but the networks enters it. Both sides draw from one generator in
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 from ibau_lite import models
 from ibau_lite.data import LabelledImages
 from ibau_lite.defenses import IBAU, ibau
-from ibau_lite.searches import OnePass
+from ibau_lite.minimax import OnePass, Untargeted
 from ibau_lite.sets import L2Ball
 from ibau_lite.streams import stream
 
@@ -51,7 +52,7 @@ def released_by_hand(
     parameters = list(model.parameters())
     outer_optimizer = torch.optim.Adam(parameters, lr=1e-3)
     generator = stream(SEED, "defense", "ibau")
-    drawn = torch.randperm(COUNT, generator=stream(SEED, "defense", "ibau", "implicit_images"))
+    drawn = torch.randperm(COUNT, generator=stream(SEED, "defense", "ibau", "indirect_images"))
     first_images, first_labels = clean.images[drawn[:BATCH]], clean.labels[drawn[:BATCH]]
 
     def see(images: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
@@ -107,14 +108,14 @@ def released_by_hand(
 
 
 def config(gtsrb: bool, radius: float, **changes) -> IBAU:
-    inner = OnePass(1.0, "adam", BATCH) if gtsrb else OnePass(10.0, "sgd", BATCH)
-    return IBAU.released(
-        gtsrb=gtsrb,
-        ball=L2Ball(radius),
-        inner=inner,
+    climb = OnePass(1.0, "adam", BATCH) if gtsrb else OnePass(10.0, "sgd", BATCH)
+    published = IBAU.released(gtsrb=gtsrb)
+    return replace(
+        published,
+        sets=(L2Ball(radius),),
+        search=Untargeted(climb),
         batch_size=BATCH,
-        implicit_images=BATCH,
-        **changes,
+        **{"indirect": replace(published.indirect, images=BATCH), **changes},
     )
 
 
@@ -132,19 +133,21 @@ def test_two_rounds_end_at_the_same_weights(kind, gtsrb, radius):
     for name, parameter in result.model.named_parameters():
         torch.testing.assert_close(parameter, weights[name], rtol=0, atol=1e-5)
     # The comparison is of something: without the indirect term they are far from there.
-    without = ibau(model, clean, config=config(gtsrb, radius, rounds=2, solver=None), seed=SEED)
+    without = ibau(model, clean, config=config(gtsrb, radius, rounds=2, indirect=None), seed=SEED)
     gaps = [(p - weights[name]).abs().max() for name, p in without.model.named_parameters()]
     assert max(gaps).item() > 1e-3
 
 
 def test_the_defaults_are_the_published_numbers():
     cifar, gtsrb = IBAU.released(), IBAU.released(gtsrb=True)
-    assert cifar.inner == OnePass(10.0, "sgd", 100) and gtsrb.inner == OnePass(1.0, "adam", 100)
-    assert (cifar.clamp, gtsrb.clamp) == (False, True)
+    assert cifar.search == Untargeted(OnePass(10.0, "sgd", 100))
+    assert gtsrb.search == Untargeted(OnePass(1.0, "adam", 100))
+    assert (cifar.inner.clamp, gtsrb.inner.clamp) == (False, True)
     for recipe in (cifar, gtsrb):
-        assert (recipe.ball, recipe.penalty) == (L2Ball(10.0), 0.001)
+        assert (recipe.sets, recipe.inner.penalty) == ((L2Ball(10.0),), 0.001)
         assert (recipe.batch_size, recipe.lr, recipe.stamped) == (100, 1e-3, 0.01)
-        assert (recipe.implicit_images, recipe.inner_labels) == (100, "predicted")
-        assert not recipe.on_ball and not recipe.decay and not recipe.flip and not recipe.shift
-        assert recipe.solver.step == 0.1 and recipe.solver.max_iter == 5
+        assert (recipe.indirect.images, recipe.inner.labels) == (100, "predicted")
+        assert not recipe.indirect.on_ball and not recipe.decay and not recipe.shift
+        assert recipe.round_images is None and recipe.distillation_weight == 0
+        assert recipe.indirect.solver.step == 0.1 and recipe.indirect.solver.max_iter == 5
     assert IBAU.released(rounds=1).rounds == 1

@@ -136,8 +136,8 @@ def test_every_contender_has_settings_and_three_of_them_are_ibau(profile: str) -
         recipes = [c.config for c in all_of_them.values() if isinstance(c.config, IBAU)]
         assert len(recipes) == 4
         assert all_of_them["naive"].config == all_of_them["ibau"].config
-        assert all_of_them["released"].config.inner_labels == "predicted"
-        assert all_of_them["released"].config.clamp == (data == "gtsrb")
+        assert all_of_them["released"].config.inner.labels == "predicted"
+        assert all_of_them["released"].config.inner.clamp == (data == "gtsrb")
         assert all_of_them["exact"].config.stamped == 1.0
 
 

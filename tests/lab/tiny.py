@@ -20,15 +20,18 @@ from ibau_lab import contenders, first_run, victims
 from ibau_lab.first_run import Row
 from ibau_lite.data import Dataset, LabelledImages
 from ibau_lite.defenses import IBAU, FineTuningConfig
-from ibau_lite.minimax import Ascent
+from ibau_lite.minimax import Ascent, Targeted
 from ibau_lite.models import small_cnn
 from ibau_lite.training import Recipe
 
+QUICK = IBAU(rounds=1, round_images=50, search=Targeted(Ascent(1)), indirect=None)
 ROWS = (
     Row("fine-tuning", "fine_tuning", FineTuningConfig(epochs=1)),
     Row("Fine-Pruning", "fine_pruning", FineTuningConfig(epochs=1)),  # not its kind: it refuses
     Row("NAD", "fine_tuning", FineTuningConfig(epochs=1, lr=1e-4)),
-    Row("I-BAU", "ibau", IBAU(rounds=1, inner=Ascent(1), solver=None)),
+    Row(
+        "I-BAU", "ibau", IBAU(rounds=1, round_images=50, search=Targeted(Ascent(1)), indirect=None)
+    ),
 )
 
 
