@@ -468,7 +468,7 @@ class Targeted:
     (`scores`). Those whose score is at least `threshold`, and half of the highest, are the
     suspects; where there is none, the `fallback` highest are. In every round δ is sought toward
     each suspect in each set, and the outer player takes these and all δ of earlier rounds in turn:
-    a network that follows the newest δ alone forgets the older ones.
+    a network that follows the newest δ alone (`keep` False) forgets the older ones.
 
     The first round sees max(20, 400 / K) images of the risk at most for each of K classes, the
     climbs toward a suspect all of them. `climbs` of the result are the scores.
@@ -482,6 +482,7 @@ class Targeted:
     climb: Ascent = Ascent(8)
     threshold: float = 2.0
     fallback: int = 3
+    keep: bool = True
 
     def __post_init__(self) -> None:
         check_kinds(self)
@@ -512,7 +513,7 @@ class Targeted:
                 maximum = self.climb(Toward(risk, target), theta, region)
                 value = risk.value(maximum.delta, theta)
                 new.append(replace(maximum, value=value, climbs=known, target=target))
-        return (*before, *new)
+        return (*before, *new) if self.keep else tuple(new)
 
     def suspects(self, found: Tensor) -> list[int]:
         """The classes that stand out, the highest score first, or the `fallback` highest."""
