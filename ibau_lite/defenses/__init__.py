@@ -22,7 +22,7 @@ from ibau_lite.defenses._neural_cleanse import NeuralCleanseConfig, neural_clean
 from ibau_lite.defenses._sau import SAUConfig, sau
 from ibau_lite.defenses._tabor import TaborConfig, tabor
 from ibau_lite.defenses.inversion import Inversion, InvertedTriggers
-from ibau_lite.ibau import IBAU, ibau
+from ibau_lite.ibau import IBAU, Indirect, InnerObjective, ibau
 from ibau_lite.protocol import (
     Defense,
     DefenseResult,
@@ -62,6 +62,8 @@ __all__ = [
     "FTSAMConfig",
     "FinePruningConfig",
     "FineTuningConfig",
+    "Indirect",
+    "InnerObjective",
     "Inversion",
     "InvertedTriggers",
     "NADConfig",
