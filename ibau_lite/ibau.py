@@ -16,6 +16,7 @@ Hypergradient*, ICLR 2022 (its presentation is "the talk"). Distillation: Hinton
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,7 +43,7 @@ from ibau_lite.minimax import (
 )
 from ibau_lite.protocol import Outcome, Run, check_finite, defense
 from ibau_lite.sets import L1Ball, L2Ball, Region
-from ibau_lite.solvers import MINRES, FixedPoint
+from ibau_lite.solvers import MINRES, FixedPoint, SolverWarning
 from ibau_lite.speed import DoubleBackward, fold_batchnorm
 from ibau_lite.streams import stream
 from ibau_lite.training import augment, shuffled_positions
@@ -323,16 +324,20 @@ def _outer_gradient(
     if twice is None:  # the outer objective itself, but for a penalty
         twice = replace(outer, penalty=config.inner.penalty) if config.inner.penalty else outer
     inner: Objective = twice if maximum.target is None else Toward(twice, maximum.target)
-    gradient = hypergradient(
-        outer,
-        inner,
-        maximum.delta,
-        theta,
-        solver=None if indirect is None else indirect.solver,
-        constraint=maximum.region if indirect is not None and indirect.on_ball else None,
-        compute_residual=compute_residual,
-        derivatives=DoubleBackward,
-    )
+    with warnings.catch_warnings():
+        # Where all images are read as the target, what δ climbs is flat: δ need not move, and the
+        # least-squares solution, which is zero there, is the one that is asked for.
+        warnings.filterwarnings("ignore", "MINRES: singular system", SolverWarning)
+        gradient = hypergradient(
+            outer,
+            inner,
+            maximum.delta,
+            theta,
+            solver=None if indirect is None else indirect.solver,
+            constraint=maximum.region if indirect is not None and indirect.on_ball else None,
+            compute_residual=compute_residual,
+            derivatives=DoubleBackward,
+        )
     sizes = _sizes(gradient, compute_residual)
     if indirect is None or gradient.indirect is None or indirect.max_ratio is None:
         return gradient.total, sizes

@@ -89,9 +89,7 @@ def experiments(profile: str = "smoke") -> tuple[Experiment, ...]:
     """The experiments of a profile: drawn signs in `smoke`, CIFAR-10 and GTSRB in `cpu` and `full`.
 
     The networks have the paper's dropout. `full` trains them for 50 epochs, `cpu` for as long as it
-    takes to come near that. The network
-    of `smoke` was picked by what I-BAU leaves on its test images: it shows how a defence
-    works, and nothing about how often.
+    takes to come near that.
     Raises `ValueError` for another profile.
     """
     if profile not in PROFILES:

@@ -12,7 +12,7 @@ import torch
 from ibau_lab import Victim, describe, read, run
 from ibau_lite.attacks import Attack
 from ibau_lite.data import Dataset
-from ibau_lite.defenses import IBAU, REGISTRY, FineTuningConfig
+from ibau_lite.defenses import IBAU, REGISTRY, FineTuningConfig, Indirect
 from ibau_lite.metrics import evaluate
 from ibau_lite.solvers import FixedPoint
 
@@ -118,10 +118,10 @@ def test_an_unknown_defence_is_refused(dataset: Dataset, attack: Attack, poisone
 
 
 def test_a_solver_is_described_by_its_name_and_settings() -> None:
-    described = describe(IBAU(solver=FixedPoint(step=0.1, max_iter=5)))
+    described = describe(IBAU(indirect=Indirect(FixedPoint(step=0.1, max_iter=5))))
     assert described["kind"] == "IBAU"
-    assert described["ball"] == {"kind": "L2Ball", "radius": 4.0, "tolerance": 1e-4}
-    assert described["solver"] == {
+    assert described["sets"][0] == {"kind": "L2Ball", "radius": 4.0, "tolerance": 1e-4}
+    assert described["indirect"]["solver"] == {
         "kind": "FixedPoint", "step": 0.1, "max_iter": 5, "tol": None, "damping": 0.0,
         "compute_residual": True,
     }  # fmt: skip

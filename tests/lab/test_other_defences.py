@@ -14,7 +14,7 @@ from ibau_lite.defenses import REGISTRY
 def test_every_profile_runs_the_same_defences_and_can_describe_them(profile: str) -> None:
     assert [row.label for row in rows(profile)] == [row.label for row in rows("smoke")]
     assert all(row.defense in REGISTRY and describe(row.config) for row in rows(profile))
-    mirrored = {row.label: row.config for row in rows(profile, "cifar10")}
+    mirrored = {r.label: r.config for r in rows(profile, "cifar10") if r.label != "I-BAU"}
     assert all(config.flip for config in mirrored.values()) and mirrored["NAD"].teacher.flip
     assert not contender("dp", profile, "cifar10").config.flip  # its images carry the trigger
 
