@@ -38,8 +38,8 @@ from ibau_lite.minimax import (
     Risk,
     Search,
     Targeted,
-    Toward,
     Untargeted,
+    climbed,
 )
 from ibau_lite.protocol import Outcome, Run, check_finite, defense
 from ibau_lite.sets import L1Ball, L2Ball, Region
@@ -64,7 +64,7 @@ class InnerObjective:
     class (`Targeted`), penalty and labels have no part in it.
     """
 
-    images: int | None = 50
+    images: int | None = 200
     penalty: float = 0.0
     clamp: bool = False
     labels: str = "true"
@@ -158,7 +158,6 @@ class IBAU:
             round_images=None,
             sets=(L2Ball(4.0),),
             search=Untargeted(Ascent(8)),
-            inner=InnerObjective(images=200),
             stamped=0.05,
             distillation_weight=0.0,
         )
@@ -234,7 +233,7 @@ def ibau(model: nn.Module, clean: LabelledImages, config: IBAU, run: Run) -> Out
         (the true relative residual of the round's first solve), iterations (of that solve) and
         negative_curvature (1 if it met some, else 0). `details` has the worst δ of the last round,
         "delta" [C, H, W], all δ of the last pass, "deltas" [m, C, H, W], the class that each was
-        climbed toward, "targets" [m] (None without one), and the "climbs" of the search (see
+        climbed toward, "targets" [m] (see `Maximum`), and the "climbs" of the search (see
         `Maximum`): of `Targeted` the scores of the classes before the first round.
 
     Raises: `TypeError` and `ValueError` for an unusable model or clean set, at the door;
@@ -323,7 +322,7 @@ def _outer_gradient(
     """
     if twice is None:  # the outer objective itself, but for a penalty
         twice = replace(outer, penalty=config.inner.penalty) if config.inner.penalty else outer
-    inner: Objective = twice if maximum.target is None else Toward(twice, maximum.target)
+    inner: Objective = climbed(twice, maximum.target)
     with warnings.catch_warnings():
         # Where all images are read as the target, what δ climbs is flat: δ need not move, and the
         # least-squares solution, which is zero there, is the one that is asked for.

@@ -12,13 +12,13 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ibau_lite._kinds import check_kinds
+from ibau_lite._kinds import check_kinds, check_ranges
 from ibau_lite.logits import at, check_reads_alone
 from ibau_lite.sets import Region
 from ibau_lite.streams import stream
@@ -30,10 +30,13 @@ __all__ = [
     "Maximum",
     "OnePass",
     "Risk",
+    "Scattered",
     "Search",
+    "Target",
     "Targeted",
     "Toward",
     "Untargeted",
+    "climbed",
     "images_for_each",
     "scores",
     "starting_point",
@@ -173,6 +176,10 @@ class Risk:
         return value, gradient
 
 
+Target = int | Literal["scattered"] | None
+"""What a δ leads to: one class, each class to another one, or nothing in particular."""
+
+
 class FirstOrderOracle(Protocol):
     """What can be climbed: a `Risk`, or something else with a value and a gradient in δ."""
 
@@ -195,7 +202,7 @@ class Maximum:
     concave (see `Ascent`), and a measure of stationarity elsewhere: 0 exactly at points that
     satisfy the first-order conditions. `climbs` are the values that the climbs reached, as the
     search says: where they differ, H has several local maxima. `region` is the set that was
-    searched. `target` is the class that was climbed toward, None for a climb of H.
+    searched. `target` says what was climbed (`climbed`): the class, "scattered", or None for H.
     """
 
     delta: Tensor = field(repr=False)
@@ -204,7 +211,7 @@ class Maximum:
     gap: float
     region: Region
     climbs: tuple[float, ...] = ()
-    target: int | None = None
+    target: Target = None
 
 
 class Climb(Protocol):
@@ -392,6 +399,58 @@ class Toward:
         return replace(self.risk, labels=labels, penalty=0.0)
 
 
+@dataclass(frozen=True, eq=False)
+class Scattered:
+    r"""How far δ leads all images away from their classes, but not to one class.
+
+    .. math:: B(\delta, \theta) = \frac1n \sum_i \bigl(1 - p_{y_i}(x_i + \delta)\bigr)
+              + \mathcal H\Bigl(\frac1n \sum_i p(x_i + \delta)\Bigr),
+              \qquad p = \mathrm{softmax} f_\theta,
+
+    with the entropy 𝓗 in nats. H is largest where δ leads all images to one class, which is how
+    universal perturbations of any network end. The entropy is least there, and the first term is
+    bounded, so that no image is worth more than being wrong. An all-to-all backdoor, whose trigger
+    leads each class to another one, stands higher here than what a network without one has. Called
+    and climbed as a `Risk` is; its penalty is left out.
+
+    Source: Moosavi-Dezfooli et al. 2017 observe that universal perturbations end in a few
+    dominant labels; this objective is ours.
+    """
+
+    risk: Risk
+
+    @property
+    def images(self) -> Tensor:
+        """Images [n, C, H, W]."""
+        return self.risk.images
+
+    def __call__(self, delta: Tensor, theta: Mapping[str, Tensor]) -> Tensor:
+        """B at (δ, θ): a differentiable scalar."""
+        answers = self.risk.logits(delta, theta).softmax(1)
+        labels = self.risk.labels.to(answers.device)
+        mean = answers.mean(0)
+        log_mean = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
+        return 1 - answers.gather(1, labels[:, None]).mean() - (mean * log_mean).sum()
+
+    def value_and_gradient(
+        self, delta: Tensor, theta: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """(B, ∇₁B) at (δ, θ), without a graph; all images at once, since 𝓗 is of their mean."""
+        fixed = {name: parameter.detach() for name, parameter in theta.items()}
+        point = delta.detach().requires_grad_(True)
+        with torch.enable_grad():
+            value = self(point, fixed)
+            (slope,) = torch.autograd.grad(value, point)
+        return value.detach(), slope
+
+
+def climbed(risk: Risk, target: Target) -> Risk | Toward | Scattered:
+    """What a δ with this target climbs, on the images of `risk`."""
+    if target is None:
+        return risk
+    return Scattered(risk) if target == "scattered" else Toward(risk, target)
+
+
 def toward_each_class(
     risk: Risk,
     theta: Mapping[str, Tensor],
@@ -466,14 +525,19 @@ class Targeted:
     one: where the nearest maximum belongs to another class, an ascent of H never sees the trigger.
     So the first round climbs toward every class k, by A_k of `Toward`, and scores the classes
     (`scores`). Those whose score is at least `threshold`, and half of the highest, are the
-    suspects; where there is none, the `fallback` highest are. In every round δ is sought toward
-    each suspect in each set, and the outer player takes these and all δ of earlier rounds in turn:
-    a network that follows the newest δ alone (`keep` False) forgets the older ones.
+    suspects. Where there is none, a δ climbs `Scattered` in each set: if one of them misleads at
+    least the share `scattered` of the images (None: it is not asked), and no answer has more than
+    two thirds of them, the suspect is no class but an all-to-all backdoor. Otherwise the `fallback`
+    highest classes are the suspects.
 
-    The first round sees max(20, 400 / K) images of the risk at most for each of K classes, the
-    climbs toward a suspect all of them. `climbs` of the result are the scores.
+    In every round δ is sought toward each suspect in each set, and the outer player takes these and
+    all δ of earlier rounds in turn: a network that follows the newest δ alone (`keep` False)
+    forgets the older ones.
 
-    Raises `ValueError` for a threshold below 1 or no suspect.
+    Of the images of the risk a climb toward a class sees max(20, 400 / K) in the first round and 50
+    later, `Scattered` all of them. `climbs` of the result are the scores of the classes.
+
+    Raises `ValueError` for a threshold below 1, no suspect, or a share outside (0, 1].
     Source: Wang et al. 2019 (a trigger for every class, outliers from the median); Brown 1951
     (fictitious play: answer all earlier moves of the other player); Tramèr and Boneh 2019, Maini et
     al. 2020 (training against a union of sets).
@@ -483,9 +547,11 @@ class Targeted:
     threshold: float = 2.0
     fallback: int = 3
     keep: bool = True
+    scattered: float | None = 0.8
 
     def __post_init__(self) -> None:
         check_kinds(self)
+        check_ranges(self, scattered="(0, 1]")
         if not self.threshold >= 1 or self.fallback < 1:
             raise ValueError(
                 "threshold and fallback must be at least 1, got "
@@ -506,20 +572,38 @@ class Targeted:
             few = risk.subset(slice(images_for_each(_classes(risk, theta))))
             found = scores(toward_each_class(few, theta, sets, self.climb)[1])
             known, suspects = tuple(found.tolist()), dict.fromkeys(self.suspects(found))
-        new = []
+            if float(found.max()) < self.threshold and self._scatters(risk, theta, sets):
+                suspects = {"scattered": None}
+        new, some = [], risk.subset(slice(_IMAGES))
         for target in suspects:
-            assert target is not None
             for region in sets:
-                maximum = self.climb(Toward(risk, target), theta, region)
+                seen = risk if target == "scattered" else some
+                maximum = self.climb(climbed(seen, target), theta, region)
                 value = risk.value(maximum.delta, theta)
                 new.append(replace(maximum, value=value, climbs=known, target=target))
         return (*before, *new) if self.keep else tuple(new)
+
+    def _scatters(self, risk: Risk, theta: Mapping[str, Tensor], sets: Sequence[Region]) -> bool:
+        """Whether a δ misleads most images, and not for the sake of one class."""
+        if self.scattered is None:
+            return False
+        for region in sets:
+            delta = self.climb(Scattered(risk), theta, region).delta
+            with torch.no_grad():
+                answers = risk.logits(delta, theta).argmax(1)
+            misled = float((answers != risk.labels.to(answers.device)).double().mean())
+            if misled >= self.scattered and 3 * int(answers.bincount().max()) <= 2 * len(answers):
+                return True
+        return False
 
     def suspects(self, found: Tensor) -> list[int]:
         """The classes that stand out, the highest score first, or the `fallback` highest."""
         ranked = found.argsort(descending=True).tolist()
         least = max(self.threshold, float(found.max()) / 2)
         return [k for k in ranked if found[k] >= least] or ranked[: self.fallback]
+
+
+_IMAGES = 50  # of a climb toward a suspect
 
 
 def images_for_each(classes: int) -> int:

@@ -18,9 +18,11 @@ from ibau_lite.minimax import (
     Ascent,
     OnePass,
     Risk,
+    Scattered,
     Targeted,
     Toward,
     Untargeted,
+    climbed,
     scores,
     toward_each_class,
 )
@@ -501,7 +503,7 @@ def test_what_is_climbed_toward_a_class_can_be_called_and_differentiated():
     climbed = toward.value_and_gradient(delta, theta)
     torch.testing.assert_close(climbed, (value.detach(), slope))
     logits = risk.model(risk.images + delta)
-    assert float(value) == pytest.approx(float(logits.log_softmax(1)[:, 1].mean()))
+    assert value.item() == pytest.approx(logits.log_softmax(1)[:, 1].mean().item())
 
 
 def test_later_rounds_climb_toward_the_suspects_of_the_first_and_keep_what_was_found():
@@ -517,6 +519,66 @@ def test_later_rounds_climb_toward_the_suspects_of_the_first_and_keep_what_was_f
     second = search(other, theta, sets, first)
     assert second[:4] == first and [m.target for m in second[4:]] == [m.target for m in first]
     assert second[4].value == pytest.approx(float(other(second[4].delta, theta).detach()))
+
+
+def test_the_scattered_objective_is_its_formula_and_its_gradient_is_that_of_differences():
+    model = smooth_network()
+    risk, theta = risk_of(model, 9, penalty=0.3), theta_of(model)
+    delta = 0.1 * torch.randn(SHAPE, generator=torch.Generator().manual_seed(3), dtype=F64)
+    value, slope = Scattered(risk).value_and_gradient(delta, theta)
+    answers = model(risk.images + delta).detach().softmax(1)
+    wrong = [1 - float(p[y]) for p, y in zip(answers, risk.labels, strict=True)]
+    mean = answers.mean(0).tolist()
+    entropy = -sum(m * math.log(m) for m in mean)
+    assert float(value) == pytest.approx(sum(wrong) / 9 + entropy, rel=1e-12)
+    for seed in range(3):
+        way = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed), dtype=F64)
+        ahead, behind = (
+            float(Scattered(risk)(delta + sign * 1e-5 * way, theta).detach()) for sign in (1, -1)
+        )
+        assert (ahead - behind) / 2e-5 == pytest.approx(float((slope * way).sum()), rel=1e-6)
+    assert climbed(risk, "scattered").risk is climbed(risk, 2).risk is climbed(risk, None)
+
+
+class Shown(nn.Module):
+    """Class c shows in pixel c; a bright last pixel asks for the next class, or for class 1."""
+
+    def __init__(self, *, one_target: bool) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.tensor(9.0, dtype=F64))
+        self.one_target = one_target
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shown, asked = x[:, 0, 0, :4], x[:, 0, 0, 4:]
+        wanted = torch.eye(4, dtype=F64)[1] if self.one_target else shown.roll(1, 1)
+        return 4 * shown + self.strength * asked * wanted
+
+
+@pytest.mark.parametrize("one_target", [True, False])
+def test_an_all_to_all_backdoor_scatters_and_one_with_a_target_does_not(one_target):
+    labels = torch.arange(4).repeat(5)
+    images = torch.zeros(20, 1, 1, 5, dtype=F64)
+    images[torch.arange(20), 0, 0, labels] = 1
+    risk = Risk(Shown(one_target=one_target).eval(), images, labels)
+    theta, sets = theta_of(risk.model), (L2Ball(1.2), L2Ball(1.0))
+    found = Targeted(Ascent(20))(risk, theta, sets)
+    assert {m.target for m in found} == ({1} if one_target else {"scattered"})
+    for maximum in found:
+        answers = risk.model(images + maximum.delta).argmax(1)
+        expected = torch.ones(20).long() if one_target else (labels + 1) % 4
+        assert torch.equal(answers, expected)
+    again = Targeted(Ascent(20))(risk, theta, sets, found)
+    assert [m.target for m in again] == 2 * [m.target for m in found]
+    asked_not = Targeted(Ascent(20), scattered=None)(risk, theta, sets)
+    assert "scattered" not in {m.target for m in asked_not}
+
+
+def test_the_newest_alone_when_nothing_is_kept():
+    risk, sets = risk_of(smooth_network()), (L2Ball(0.5),)
+    search = Targeted(Ascent(2), fallback=1, threshold=1e9, keep=False)
+    first = search(risk, theta_of(risk.model), sets)
+    second = search(risk, theta_of(risk.model), sets, first)
+    assert len(first) == len(second) == 1 and second[0].target == first[0].target
 
 
 @pytest.mark.parametrize(
