@@ -43,8 +43,8 @@ STILL = (1, 6, 4, 7, 2, 0)  # the signs of the still
 class Settings:
     """How the networks are made: as in chapter 1 (`smoke`), but in more and shorter rounds.
 
-    A round of the recipe passes over all clean images. Rounds of 200 let a reader watch the
-    backdoor go.
+    A round of the classical recipe passes over all clean images. Rounds of 200 let a reader watch
+    the backdoor go.
     """
 
     train: int = 4000
