@@ -13,6 +13,7 @@ COMMANDS = {
     "near_duplicates": "ibau_lab.near_duplicates",
     "diagnoses": "ibau_lab.diagnoses",
     "candidates": "ibau_lab.candidates",
+    "indirect": "ibau_lab.indirect",
 }
 HELP = """usage: python -m ibau_lab COMMAND …
 
@@ -24,6 +25,7 @@ HELP = """usage: python -m ibau_lab COMMAND …
              count the test images that are nearly among the clean ones
   diagnoses  see in which networks of the zoo a class stands out
   candidates run the settings from which I-BAU's defaults were chosen
+  indirect   run I-BAU with and without the indirect term, in pairs, on drawn signs
 
 python -m ibau_lab COMMAND --help says the rest."""
 
