@@ -1,6 +1,6 @@
 """The API reference: its text, a Sphinx extension that reads docstrings, and links into it.
 
-Rooms stand in `ROOMS`. The names of a room stand as its docstring mentions them, the others as its
+Rooms stand in `PAGES`. The names of a room stand as its docstring mentions them, the others as its
 file does, so that the order is kept where the code is.
 """
 
@@ -18,28 +18,27 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
-import ibau_lite
-
 MARK = "<!-- the press puts the reference here -->"
-ROOMS = (
-    "hypergrad solvers curvature sets minimax searches protocol defenses testing diagnosis metrics "
-    "attacks data models training checkpoints zoo plots widgets streams speed"
-).split()
-THEORY = (
-    "convergence quadratic certified sampled neumann active_constraint margins rademacher "
-    "generalisation_linear worst_shift generalisation_networks chain spectral_norms covering "
-    "rank_correlation"
-).split()
+METHOD = """
+    ibau_lite hypergrad solvers curvature sets minimax searches protocol defenses diagnosis speed
+"""
+AROUND = "metrics attacks data models training checkpoints zoo testing plots widgets streams"
+THEORY = """
+    convergence quadratic certified sampled neumann active_constraint margins rademacher
+    generalisation_linear worst_shift generalisation_networks chain spectral_norms covering
+    rank_correlation
+"""
 
 
-def modules(rooms: list[str]) -> list[str]:
-    """Full names of `rooms`, those of the theory too."""
-    return [f"ibau_lite.{room}" for room in rooms]
+def modules(names: str, above: str) -> list[str]:
+    """Full names of the modules that `names` lists."""
+    return [name if name == above else f"{above}.{name}" for name in names.split()]
 
 
 PAGES = {
-    "api": ["ibau_lite", *modules(ROOMS)],
-    "api_theory": modules([f"theory.{name}" for name in THEORY]),
+    "api": modules(METHOD, "ibau_lite"),
+    "api_around": modules(AROUND, "ibau_lite"),
+    "api_theory": modules(THEORY, "ibau_lite.theory"),
 }
 
 
@@ -108,7 +107,7 @@ def text(page: str) -> str:
 
 def _room(room: str) -> str:
     module = importlib.import_module(room)
-    lines = [f"## `{room}`", "", "```{eval-rst}"]
+    lines = [f"## `{re.sub('^ibau_lite(?=.)', 'ib', room)}`", "", "```{eval-rst}"]
     if room == "ibau_lite":  # `ibau_lite.ibau` is a module as well, to Python and to Sphinx
         lines += ["Names at the top, as in ``import ibau_lite as ib``.", ""]
     else:
@@ -127,7 +126,7 @@ def _room(room: str) -> str:
         else:
             lines += [f".. autodata:: {home.name}", "   :no-value:", ""]
     if elsewhere:
-        lines += [f"Here, too, and described elsewhere on this page: {', '.join(elsewhere)}.", ""]
+        lines += [f"Here, too, and described elsewhere: {', '.join(elsewhere)}.", ""]
     return "\n".join([*lines, "```", ""])
 
 
