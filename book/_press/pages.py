@@ -141,6 +141,9 @@ def stage(results: dict[str, Path], profile: str) -> None:
     _fill("status", status.MARK, status.table(runs))
     for name in reference.PAGES:
         _fill(name, reference.MARK, reference.text(name))
+    glossary = STAGE / "book" / "glossary.md"
+    text = reference.linked(glossary.read_text(encoding="utf-8"), everywhere=True)
+    glossary.write_text(text, encoding="utf-8")
 
 
 def _fill(name: str, mark: str, text: str) -> None:

@@ -133,14 +133,18 @@ def _room(room: str) -> str:
 _CALL = re.compile(r"`((?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)((?:\([^`]*\))?)`")
 
 
-def linked(markdown: str) -> str:
+def linked(markdown: str, everywhere: bool = False) -> str:
     """The Markdown of a page with each name in its tables that the reference has as a link to it.
+
+    Only in tables, unless `everywhere` is asked for: in a text a link a line would be in the way.
 
     >>> linked("| the algorithm | `ib.ibau(model, clean)` |")
     '| the algorithm | {py:obj}`ib.ibau(model, clean) <ibau_lite.ibau>` |'
     """
     lines = markdown.split("\n")
-    return "\n".join(_CALL.sub(_link, line) if line.startswith("|") else line for line in lines)
+    return "\n".join(
+        _CALL.sub(_link, line) if everywhere or line.startswith("|") else line for line in lines
+    )
 
 
 def _link(match: re.Match[str]) -> str:
@@ -151,15 +155,18 @@ def _link(match: re.Match[str]) -> str:
 
 
 def resolve(name: str) -> str | None:
-    """The full name in the reference of what chapters call `name`, None if it is not there."""
+    """The full name in the reference of what chapters call `name`, None if it is not there.
+
+    A field or method leads to its class.
+    """
     room, _, last = name.rpartition(".")
     if not room:
         return None
-    room = re.sub(r"^(ib|ibau_lite)(\.|$)", "", room)
-    for place in (f"ibau_lite.{room}".rstrip("."), f"ibau_lite.theory.{room}"):
+    inside = re.sub(r"^(ib|ibau_lite)(\.|$)", "", room)
+    for place in (f"ibau_lite.{inside}".rstrip("."), f"ibau_lite.theory.{inside}"):
         if (place, last) in homes():
             return homes()[place, last].name
-    return None
+    return resolve(room)
 
 
 def rst(lines: list[str]) -> list[str]:

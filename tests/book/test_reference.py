@@ -50,12 +50,10 @@ def test_no_name_is_described_twice_and_each_can_be_imported() -> None:
 
 
 def test_a_docstring_becomes_restructured_text() -> None:
-    given = "`x` of [*shape] and |g|, f_ *this* stays:\n\n    a | b\n\n.. math:: a*b|c\n".split(
-        "\n"
-    )
+    given = ["`x` of [*shape] and |g|, f_ *this* stays:", "", "    a | b", "", ".. math:: a*b|c"]
     assert reference.rst(given) == [
         r"`x` of [\*shape] and \|g\|, f\_ *this* stays:",
-        *["", "::", "", "    a | b", "", ".. math:: a*b|c", ""],
+        *["", "::", "", "    a | b", "", ".. math:: a*b|c"],
     ]
 
 
@@ -66,6 +64,10 @@ def test_a_docstring_becomes_restructured_text() -> None:
         (
             "| `margins.margin_error` |",
             "| {py:obj}`margins.margin_error <ibau_lite.theory.margins.margin_error>` |",
+        ),
+        (
+            "| `ib.IBAU.distillation_weight` |",
+            "| {py:obj}`ib.IBAU.distillation_weight <ibau_lite.IBAU>` |",
         ),
         ("| `ib.nothing(x)`, `model(x)` |", "| `ib.nothing(x)`, `model(x)` |"),
         ("outside a table `ib.ibau(model)`", "outside a table `ib.ibau(model)`"),
