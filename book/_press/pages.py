@@ -22,6 +22,7 @@ import found
 import portable
 import reference
 import status
+import teaching
 from tqdm.auto import tqdm
 
 BUILD = chapters.ROOT / "_build"
@@ -125,7 +126,7 @@ def stage(results: dict[str, Path], profile: str) -> None:
     for page in sorted((chapters.ROOT / "theory").glob("*.md")):
         (STAGE / "theory").mkdir(exist_ok=True)
         shutil.copy(page, STAGE / "theory")
-    for name in ("_config.yml", "_toc.yml"):
+    for name in ("_config.yml", "_toc.yml", "CHANGELOG.md"):
         shutil.copy(chapters.ROOT / name, STAGE)
     found.write(STAGE)
     for name, result in results.items():
@@ -139,6 +140,8 @@ def stage(results: dict[str, Path], profile: str) -> None:
         for name, result in results.items()
     }
     _fill("status", status.MARK, status.table(runs))
+    smoke = {name: kept["smoke"] for name, kept in runs.items()}
+    _fill("instructors", teaching.MARK, teaching.sections(smoke, chapters.BOOK))
     for name in reference.PAGES:
         _fill(name, reference.MARK, reference.text(name))
     glossary = STAGE / "book" / "glossary.md"
