@@ -45,13 +45,15 @@ def asked(chapter: Path) -> tuple[str, str]:
 
     AssertionError for a chapter that does not say so.
     """
-    text = "\n".join(
-        re.sub(r"^> ?", "", t, flags=re.M) if t.startswith(">") else t for t in texts(chapter)
-    )
-    need = re.search(r"^\*\*You need\*\* (.+?)(?=\n\n|\Z)", text, re.M | re.S)
-    learn = re.search(r"^\*\*You will learn\*\*(.+?)(?=\n\n[^-\n]|\Z)", text, re.M | re.S)
+    text = "\n\n".join(re.sub(r"^> ?", "", told, flags=re.MULTILINE) for told in texts(chapter))
+    _, need, after = text.partition("**You need**")
+    supposed = after.strip().partition("\n\n")[0].replace("\n", " ")
+    _, learn, after = text.partition("**You will learn**")
+    goals = after.strip().partition("\n\n")[0]
     assert need and learn, f"{chapter.name} does not say what it needs and teaches"
-    return need[1].replace("\n", " ").strip(), learn[1].strip("\n ")
+    if not goals.startswith("- "):
+        goals = "- " + goals.replace("\n", " ").replace("; ", ";\n- ")
+    return supposed, goals
 
 
 def sections(results: dict[str, Path | None], folder: Path) -> str:
@@ -62,14 +64,13 @@ def sections(results: dict[str, Path | None], folder: Path) -> str:
     made = []
     for chapter in sorted(folder.glob("[0-9]*.ipynb")):
         title = texts(chapter)[0].partition("\n")[0].removeprefix("# ")
-        need, learn = asked(chapter)
+        need, goals = asked(chapter)
         exercises = "\n".join(texts(chapter)).count("**Exercise: ")
         result = results.get(chapter.name)
         machine = "not run in `smoke` by this build"
         if result is not None:
             run = json.loads(result.read_text(encoding="utf-8"))["metadata"]["papermill"]
             machine = f"{run['duration']:.0f} seconds in `smoke`"
-        goals = learn if learn.startswith("-") else f"- {learn}"
         body = portable.markdown(f"**Supposes:** {need}\n\n**Goals:**\n\n{goals}")
         made += [
             f"### {chapter.stem[:2].lstrip('0')} · [{title}]({chapter.name})",

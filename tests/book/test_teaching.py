@@ -33,6 +33,9 @@ def test_every_chapter_has_its_section_with_the_time_and_the_goals_that_it_state
         (str(int(path.name[:2])), path.name) for path in NUMBERED
     ]
     assert made.count("**Supposes:**") == made.count("**Goals:**") == len(NUMBERED)
+    assert len(re.findall("^#", made, re.M)) == len(NUMBERED), "a heading of a chapter came along"
+    for goals in re.findall(r"\*\*Goals:\*\*\n\n(.+?)\n\n", made + "\n", re.S):
+        assert all(line.startswith("- ") for line in goals.split("\n")), goals
     assert made.count("minutes to read; not run in `smoke` by this build") == len(NUMBERED)
 
 
