@@ -51,10 +51,10 @@ def worst_shift(
 ) -> Shift:
     """Search the δ [d] of norm at most C_δ with the largest margin error on these images.
 
-    Args: `theta` [k, d], `features` [n, d], `labels` [n]; `fixed`, how many of the last features δ
-        must leave alone (1 for the constant of `augmented`); `restarts` from the directions between
-        classes first, then from random ones; `steps` of normalised ascent on a smoothed count
-        whose width shrinks.
+    `theta` is [k, d], `features` [n, d], `labels` [n]. The last `fixed` features δ must leave alone
+    (1 for the constant of `augmented`). The `restarts` take the directions between classes first,
+    then random ones; each is `steps` of normalised ascent on a smoothed count whose width shrinks.
+
     For two classes the answer is exact and the search is not needed. Raises `ValueError` for a
     negative radius or fewer than one restart or step.
     """

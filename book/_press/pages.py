@@ -20,7 +20,9 @@ from pathlib import Path
 import chapters
 import found
 import portable
+import reference
 import status
+import teaching
 from tqdm.auto import tqdm
 
 BUILD = chapters.ROOT / "_build"
@@ -79,7 +81,8 @@ def printable(notebook: dict) -> dict:
 
     A chapter's own parameters cell holds the values of `smoke` (a test sees to it), so the cell
     that papermill adds would only repeat it. A finished progress bar tells the reader of a page
-    nothing, and its widget would make the page load scripts from a network.
+    nothing, and its widget would make the page load scripts from a network. Names of the library in
+    tables become links to the reference.
     """
     notebook = copy.deepcopy(notebook)
     notebook["cells"] = [
@@ -89,6 +92,8 @@ def printable(notebook: dict) -> dict:
     ]
     outputs = []
     for cell in notebook["cells"]:
+        if cell.get("cell_type") == "markdown":
+            cell["source"] = reference.linked("".join(cell["source"]))
         if "outputs" in cell:
             cell["outputs"] = [output for output in cell["outputs"] if not _is_bar(output)]
             for output in cell["outputs"]:
@@ -121,7 +126,7 @@ def stage(results: dict[str, Path], profile: str) -> None:
     for page in sorted((chapters.ROOT / "theory").glob("*.md")):
         (STAGE / "theory").mkdir(exist_ok=True)
         shutil.copy(page, STAGE / "theory")
-    for name in ("_config.yml", "_toc.yml"):
+    for name in ("_config.yml", "_toc.yml", "CHANGELOG.md"):
         shutil.copy(chapters.ROOT / name, STAGE)
     found.write(STAGE)
     for name, result in results.items():
@@ -134,10 +139,22 @@ def stage(results: dict[str, Path], profile: str) -> None:
         }
         for name, result in results.items()
     }
-    page = STAGE / "book" / "status.md"
-    text = page.read_text(encoding="utf-8")
-    assert status.MARK in text, "the status page has no place for its table"
-    page.write_text(text.replace(status.MARK, status.table(runs)), encoding="utf-8")
+    _fill("status", status.MARK, status.table(runs))
+    smoke = {name: kept["smoke"] for name, kept in runs.items()}
+    _fill("instructors", teaching.MARK, teaching.sections(smoke, chapters.BOOK))
+    for name in reference.PAGES:
+        _fill(name, reference.MARK, reference.text(name))
+    glossary = STAGE / "book" / "glossary.md"
+    text = reference.linked(glossary.read_text(encoding="utf-8"), everywhere=True)
+    glossary.write_text(text, encoding="utf-8")
+
+
+def _fill(name: str, mark: str, text: str) -> None:
+    """Put what is computed into the staged page `name`, where its mark stands."""
+    page = STAGE / "book" / f"{name}.md"
+    written = page.read_text(encoding="utf-8")
+    assert mark in written, f"{page.name} has no place for what the press computes"
+    page.write_text(written.replace(mark, text), encoding="utf-8")
 
 
 def offer_notebooks() -> None:

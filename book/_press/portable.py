@@ -13,6 +13,7 @@ A committed chapter uses CommonMark, formulas, links and a little HTML, and noth
     <div class="box">, theorem, proof, …               division, which begins with **Title**
     <details class="quiz right">                       an answer of a quiz, the right one
     **Exercise: title** <a id="ex-x"></a>              reaches as far as its solution
+    <details class="hint">                             a hint, folded
     <details class="solution">                         its Python blocks become cells that run
 
 Blocks stand at the left margin. What looks like one of these and is not raises PortableError.
@@ -32,7 +33,7 @@ MYST = re.compile(r"^\s*:::|^\s*```+\{|\{[a-z][a-z:-]*\}`|^\([\w-]+\)=", re.MULT
 BIBLIOGRAPHY = Path(__file__).resolve().parents[1] / "references.bib"
 
 _OPEN = re.compile(
-    r'<details class="(?P<d>quiz|quiz right|solution)"><summary>(?P<summary>.*)</summary>'
+    r'<details class="(?P<d>quiz|quiz right|hint|solution)"><summary>(?P<summary>.*)</summary>'
     r'|<div class="(?P<k>\w+)"(?: id="(?P<id>[\w-]+)")?>'
 )
 _EXERCISE = re.compile(r'\*\*Exercise: (.+)\*\* <a id="([\w-]+)"></a>')

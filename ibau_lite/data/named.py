@@ -28,12 +28,14 @@ def load(
 ) -> Dataset:
     """Load a dataset by name, in four disjoint parts, as float32 images in [0, 1].
 
-    | name      | images                              | train  | clean | validation | test   |
-    |-----------|-------------------------------------|--------|-------|------------|--------|
-    | "signs"   | drawn traffic signs, 12 classes     | 6,000  | 800   | 400        | 1,800  |
-    | "digits"  | 8×8 digits shown as 32×32, 10       | 1,000  | 300   | 100        | 397    |
-    | "cifar10" | photographs, 10 classes             | 50,000 | 5,000 | 1,000      | 4,000  |
-    | "gtsrb"   | photographed traffic signs, 43      | 39,209 | 5,000 | 1,000      | 6,630  |
+    =========  =================================  ======  =====  ==========  =====
+    name       images                             train   clean  validation  test
+    =========  =================================  ======  =====  ==========  =====
+    "signs"    drawn traffic signs, 12 classes    6,000   800    400         1,800
+    "digits"   8×8 digits shown as 32×32, 10      1,000   300    100         397
+    "cifar10"  photographs, 10 classes            50,000  5,000  1,000       4,000
+    "gtsrb"    photographed traffic signs, 43     39,209  5,000  1,000       6,630
+    =========  =================================  ======  =====  ==========  =====
 
     `train` is the official training half. The official test half is shuffled with `seed` and cut
     into `clean` (the defender's), `validation` and `test`. The four arguments of these names set

@@ -128,6 +128,10 @@ def test_every_question_has_a_right_and_a_wrong_answer(chapter: Path) -> None:
             "\n\nYes.\n\n</details>",
             ":::{dropdown} `a` < 1\n:class-container: quiz right\n\nYes.\n:::",
         ),
+        (
+            '<details class="hint"><summary>Hint</summary>\n\nLook at $n$.\n\n</details>',
+            ":::{dropdown} Hint\n:class-container: hint\n\nLook at $n$.\n:::",
+        ),
         ('```python\n<details class="x">\n```', '```python\n<details class="x">\n```'),
     ],
 )
