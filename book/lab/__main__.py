@@ -12,6 +12,7 @@ COMMANDS = {
     "tables": "ibau_lab.report",
     "near_duplicates": "ibau_lab.near_duplicates",
     "diagnoses": "ibau_lab.diagnoses",
+    "projects": "ibau_lab.projects.command",
 }
 HELP = """usage: python -m ibau_lab COMMAND …
 
@@ -22,6 +23,7 @@ HELP = """usage: python -m ibau_lab COMMAND …
   near_duplicates
              count the test images that are nearly among the clean ones
   diagnoses  see in which networks of the zoo a class stands out
+  projects   grade a submission or a folder of them, or export a project to Otter or nbgrader
 
 python -m ibau_lab COMMAND --help says the rest."""
 

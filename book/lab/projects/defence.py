@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -162,9 +162,7 @@ def answer(module: ModuleType, defend: Any, given: dict[str, Any]) -> dict[str, 
     for number, model in enumerate(given["models"], 1):
         clean = ib.data.LabelledImages(*(part.clone() for part in given["clean"]))
         started = clock()
-        result = asked(
-            lambda model=model, clean=clean: defend(model, clean, seed=0), f"network {number}"
-        )
+        result = asked(partial(defend, model, clean, seed=0), f"network {number}")
         seconds.append(clock() - started)
         new = getattr(result, "model", None)
         if not isinstance(new, nn.Module):

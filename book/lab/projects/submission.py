@@ -14,6 +14,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -84,7 +85,7 @@ def load(file: Path, function: str) -> tuple[ModuleType, Callable[..., Any]]:
         raise SubmissionError(f"{file.name}: a Python file, NAME.py, is expected")
     module = importlib.util.module_from_spec(spec)
     sys.modules["submission"] = module  # dataclasses look their module up
-    asked(lambda: spec.loader.exec_module(module), f"{file.name} cannot be imported")
+    asked(partial(spec.loader.exec_module, module), f"{file.name} cannot be imported")
     found = getattr(module, function, None)
     if not callable(found):
         raise SubmissionError(f"{file.name} does not define a function {function}")

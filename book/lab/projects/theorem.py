@@ -14,9 +14,11 @@ in float64 on thousands of points, not a proof: the proof is in the report.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -82,16 +84,16 @@ def given(seed: int) -> dict[str, Any]:
 
 
 def answer(module: ModuleType, counterexample: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """Check the problems; the functions are the student's, so that this is done in their process."""
-    problems = [asked(lambda k=k: counterexample(k), f"k = {k}") for k in range(1, STEPS + 1)]
+    """Check the problems here, in the student's process: the functions are the student's."""
+    problems = [asked(partial(counterexample, k), f"k = {k}") for k in range(1, STEPS + 1)]
     _check_statement(problems)
     rows = []
     for k, problem in enumerate(problems, 1):
-        found = asked(lambda k=k, p=problem: check(p, f"k = {k}"), f"k = {k}")
+        found = asked(partial(check, problem, f"k = {k}"), f"k = {k}")
         rows.append({"k": k, **found})
     if problems[0].dropped in (1, 3, 4):
         _check_one_problem(problems)
-    growth = [b["error / |e|"] / a["error / |e|"] for a, b in zip(rows, rows[1:], strict=False)]
+    growth = [b["error / |e|"] / a["error / |e|"] for a, b in itertools.pairwise(rows)]
     return {"dropped": problems[0].dropped, "rows": rows, "growth": min(growth)}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 POINTS = 60
-"""The automatic points of each project. The other 40 of 100 are for the report, read by a person."""
+"""The automatic points of each project; a person reads the report, for the other 40 of 100."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,10 @@ class Verdict:
     seconds: float = 0.0
 
     def line(self) -> dict[str, Any]:
-        """One line of the leaderboard: the means over `rows` of what is a fraction, as per cent."""
+        """One line of the leaderboard: the rates are means over `rows`."""
         shown: dict[str, Any] = {"points": round(self.points, 1)}
-        for name in self.rows[0] if self.rows else ():
-            values = [row[name] for row in self.rows]
-            if all(isinstance(value, float) for value in values):
+        for name in ("ACC", "ASR before", "ASR"):
+            if values := [row[name] for row in self.rows if name in row]:
                 shown[name] = round(sum(values) / len(values), 3)
         first = self.message.splitlines()[0] if self.message else ""
         return {**shown, "seconds": round(self.seconds, 1), "message": first}

@@ -10,4 +10,4 @@ import torch.nn.functional as F
 def stamp(images):
     """Take the mean of blocks, then mix the colours."""
     coarse = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2)
-    return (coarse + 0.2 * (coarse[:, [1, 2, 0]] - coarse)).clamp(0, 1)
+    return (coarse + 0.3 * (coarse[:, [1, 2, 0]] - coarse)).clamp(0, 1)
