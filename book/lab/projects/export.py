@@ -86,17 +86,18 @@ def _solved(cell: Cell, solution: str, begin: str, end: str) -> Cell:
 
 
 def _nbgrader(cell: Cell, role: str, seed: int, solution: str) -> list[Cell]:
+    if role == "report":  # what is asked for stays; the answer is a cell of its own
+        return [*_nbgrader(cell, "", seed, solution), _answered()]
     made = copy.deepcopy(cell)
     if role == "solution":
         made = _solved(made, solution, "### BEGIN SOLUTION", "### END SOLUTION")
     made["metadata"]["nbgrader"] = {
         "schema_version": 3,
         "grade_id": role or f"read-only-{cell['id']}",
-        "grade": role == "report",
-        "solution": role in ("solution", "report"),
-        "locked": role in ("", "check"),
+        "grade": False,
+        "solution": role == "solution",
+        "locked": role != "solution",
         "task": False,
-        **({"points": REPORT} if role == "report" else {}),
     }
     if role != "check":
         return [made]
@@ -111,6 +112,17 @@ round(hidden.points, 1)
     return [made, test]
 
 
+def _answered() -> Cell:
+    """nbgrader's cell for the report: a person reads it."""
+    settings = {"schema_version": 3, "grade_id": "report", "grade": True, "solution": True}
+    settings |= {"locked": False, "task": False, "points": REPORT}
+    return _answer_cell() | {"metadata": {"nbgrader": settings}}
+
+
+def _answer_cell() -> Cell:
+    return {"cell_type": "markdown", "metadata": {}, "source": ["*The report.*"]}
+
+
 def _otter(cell: Cell, role: str, seed: int, solution: str) -> list[Cell]:
     if role == "solution":
         end = [_raw("# END SOLUTION")]
@@ -121,9 +133,8 @@ def _otter(cell: Cell, role: str, seed: int, solution: str) -> list[Cell]:
         tests = []
         for step in range(1, STEPS + 1):
             wanted = POINTS * step // STEPS
-            head = (
-                f"# BEGIN TEST CONFIG\nhidden: true\npoints: {POINTS // STEPS}\n# END TEST CONFIG"
-            )
+            settings = f"hidden: true\npoints: {POINTS // STEPS}"
+            head = f'""" # BEGIN TEST CONFIG\n{settings}\n""" # END TEST CONFIG'
             test = copy.deepcopy(cell)
             line = f"assert {_hidden(cell, seed)}.points >= {wanted}"
             test["source"] = _lines(f"{head}\n{line}")
@@ -131,8 +142,8 @@ def _otter(cell: Cell, role: str, seed: int, solution: str) -> list[Cell]:
         return [_raw("# BEGIN TESTS"), *tests, _raw("# END TESTS"), _raw("# END QUESTION"), cell]
     if role == "report":
         begin = [_raw(f"# BEGIN QUESTION\nname: report\nmanual: true\npoints: {REPORT}")]
-        begin.append(_raw("# BEGIN SOLUTION"))
-        return [*begin, cell, _raw("# END SOLUTION"), _raw("# END QUESTION")]
+        begin += [cell, _raw("# BEGIN SOLUTION")]
+        return [*begin, _answer_cell(), _raw("# END SOLUTION"), _raw("# END QUESTION")]
     return [copy.deepcopy(cell)]
 
 
