@@ -23,8 +23,15 @@ ROLES = ("solution", "check", "report")
 REPORT = 100 - POINTS
 """The points for the report."""
 
-STEPS = 4
+STEPS = 12
 """Otter knows test cases that pass or fail: the points come in as many equal parts."""
+
+_OTTER = """# ASSIGNMENT CONFIG
+name: {name}
+init_cell: true
+export_cell:
+  pdf: false
+run_tests: false"""  # they pass for a solution with all points, which few have
 
 _GRADED = re.compile(r'projects\.grade\("(\w+)", "([\w.]+)"\)')
 
@@ -40,14 +47,13 @@ def export(kind: str, notebook: Path, target: Path, *, seed: int, solution: Path
     if seed < 0:
         raise ValueError(f"seed: 0 or more is expected, got {seed}")
     starter = json.loads(notebook.read_text("utf-8"))
+    name = _project(starter)
     made = copy.deepcopy(starter)
     made["cells"] = []
     for cell in starter["cells"]:
         made["cells"] += FORMATS[kind](cell, _role(cell), seed, solution.read_text("utf-8"))
     if kind == "otter":
-        name = _graded(starter)[0]
-        config = f"# ASSIGNMENT CONFIG\nname: {name}\ninit_cell: true\nexport_cell:\n  pdf: false"
-        made["cells"].insert(0, _raw(config))
+        made["cells"].insert(0, _raw(_OTTER.format(name=name)))
     for number, cell in enumerate(made["cells"]):
         cell["id"] = f"cell-{number:02d}"
     text = json.dumps(made, indent=1, ensure_ascii=False)
@@ -55,15 +61,20 @@ def export(kind: str, notebook: Path, target: Path, *, seed: int, solution: Path
     target.write_text(text + "\n", "utf-8")
 
 
-def _graded(notebook: Notebook) -> tuple[str, str]:
-    """The project and the file that the notebook's check grades; each role stands there once."""
+def _project(notebook: Notebook) -> str:
+    """The project that the notebook's check names; `ValueError` unless each role is there once."""
     found = {role: [c for c in notebook["cells"] if _role(c) == role] for role in ROLES}
     if any(len(cells) != 1 for cells in found.values()):
         raise ValueError(f"one cell is expected for each of the tags {', '.join(ROLES)}")
-    match = _GRADED.search("".join(found["check"][0]["source"]))
+    return _check(found["check"][0])[1]
+
+
+def _check(cell: Cell) -> re.Match[str]:
+    """What a check grades: (1) the project, (2) the file."""
+    match = _GRADED.search("".join(cell["source"]))
     if match is None:
         raise ValueError('the check says projects.grade("PROJECT", "FILE.py")')
-    return match[1], match[2]
+    return match
 
 
 def _role(cell: Cell) -> str:
@@ -73,10 +84,7 @@ def _role(cell: Cell) -> str:
 
 def _hidden(cell: Cell, seed: int) -> str:
     """The expression that grades the file on the hidden seed."""
-    match = _GRADED.search("".join(cell["source"]))
-    if match is None:
-        raise ValueError('the check says projects.grade("PROJECT", "FILE.py")')
-    return f'projects.grade("{match[1]}", "{match[2]}", seed={seed})'
+    return f'projects.grade("{_check(cell)[1]}", "{_check(cell)[2]}", seed={seed})'
 
 
 def _solved(cell: Cell, solution: str, begin: str, end: str) -> Cell:

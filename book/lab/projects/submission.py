@@ -100,7 +100,7 @@ def asked(call: Callable[[], Any], what: str) -> Any:
         raise
     except NotImplementedError as error:
         raise SubmissionError(f"{what}: not written yet ({error})") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         own = [f"line {f.lineno}: {f.line}" for f in frames if "ibau_lab" not in f.filename]
         where = f" ({own[-1]})" if own else ""

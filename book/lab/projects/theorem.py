@@ -52,7 +52,7 @@ WORTH = {1: 60.0, 2: 45.0, 3: 60.0, 4: 60.0, 5: 45.0}
 HOLDS = 20.0
 """The points if the other assumptions hold and the conclusion does not fail."""
 
-STEPS, GROWTH = 6, 1.5
+STEPS, GROWTH, SMALLEST = 6, 1.5, 1e-8
 
 Values = dict[str, Tensor]
 Objective = Callable[[Tensor, Tensor], Tensor]
@@ -126,8 +126,11 @@ def check(problem: Problem, where: str = "problem") -> dict[str, float]:
             f"{where}: the maximum of H over the ball is at δ = {star:.6g}, outside of U"
         )
     error = problem.delta_tilde - star
-    if not error:
-        raise SubmissionError(f"{where}: δ̃ is δ(θ) itself: e must not be 0")
+    if not abs(error) >= SMALLEST:
+        raise SubmissionError(
+            f"{where}: |e| = {abs(error):.2g}; at least {SMALLEST:g} is asked for, so that float64 "
+            "can tell the two gradients apart"
+        )
     points = _points(problem, star)
     _check_assumptions(problem, points, star, where)
     at = derivatives(problem, torch.tensor([star, problem.delta_tilde], dtype=torch.float64))
