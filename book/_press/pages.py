@@ -118,6 +118,9 @@ def stage(results: dict[str, Path], profile: str) -> None:
     shutil.rmtree(STAGE, ignore_errors=True)
     unwanted = shutil.ignore_patterns("_press", "lab", "*.ipynb", "__pycache__", ".*", "_build")
     shutil.copytree(chapters.BOOK, STAGE / "book", ignore=unwanted)
+    for starter in (chapters.BOOK / "projects").glob("*.ipynb"):  # downloads, not pages
+        (STAGE / "book" / "projects").mkdir(exist_ok=True)
+        shutil.copy(starter, STAGE / "book" / "projects")
     for page in sorted((chapters.ROOT / "theory").glob("*.md")):
         (STAGE / "theory").mkdir(exist_ok=True)
         shutil.copy(page, STAGE / "theory")

@@ -87,7 +87,7 @@ def test_the_networks_that_come_with_the_library(monkeypatch: pytest.MonkeyPatch
     names = tuple(map(str, range(10)))
     held = defence.ib.data.Dataset("cifar10", part, part, part, part, names, "noise")
     monkeypatch.setattr(defence, "dataset", lambda data: held)
-    victims = defence.networks.__wrapped__(3, "cifar10")
+    victims = defence._networks.__wrapped__(3, "cifar10")
     assert [v.name for v in victims] == ["badnets", "blend", "anonymous 1", "anonymous 2"]
     hidden = [victim.attack.name for victim in victims[2:]]
     assert len(set(hidden)) == 2 and not {"badnets", "blend", "clean"} & set(hidden)

@@ -21,7 +21,7 @@ STARTERS = sorted((HERE.parents[1] / "book" / "projects").glob("*.ipynb"))
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Networks that are hardly trained; here it does not matter how well they read."""
-    made = (defence.dataset, defence.networks)
+    made = (defence._dataset, defence._networks)
     for each in made:
         each.cache_clear()
     monkeypatch.setattr(defence, "IMAGES", 240)

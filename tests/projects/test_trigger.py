@@ -48,7 +48,10 @@ def test_a_square_of_four_pixels_is_a_little_larger_than_allowed() -> None:
         (lambda images: images.add_(0.01).clamp_(0, 1), "the images that were given changed"),
         (lambda images: images + 0.5, "values in .0, 1. are expected"),
         (lambda images: images, "an image came back as it was"),
-        (lambda images: (images + 0.1 * torch.rand(())).clamp(0, 1), "two calls gave two results"),
+        (
+            lambda images: (images + 0.1 * torch.rand(())).clamp(0, 1),
+            "the global random state moved",
+        ),
         (lambda images: images.mean(0, keepdim=True).expand(images.shape), "the others in a batch"),
         (lambda images: images[0], "became"),
         (lambda images: None, "a tensor is expected, got NoneType"),

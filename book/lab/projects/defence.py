@@ -51,21 +51,29 @@ class Victim:
     before: Report
 
 
-@lru_cache(maxsize=2)
 def dataset(data: str = "signs") -> Dataset:
     """The images of the project; "signs" are drawn, the others are read or downloaded."""
+    return _dataset(data)
+
+
+@lru_cache(maxsize=2)
+def _dataset(data: str) -> Dataset:
     if data == "signs":
         return ib.data.load("signs", train=IMAGES, clean=400, validation=100, test=900)
     return ib.data.load(data, clean=1000)
 
 
-@lru_cache(maxsize=4)
 def networks(seed: int = 0, data: str = "signs") -> tuple[Victim, ...]:
     """BadNets, Blend, and two networks whose attacks `seed` decides.
 
     On drawn signs they are trained here, in seconds each. On "gtsrb" and "cifar10" they are those
-    that come with the library.
+    that come with the library. They are kept while the process lives.
     """
+    return _networks(seed, data)
+
+
+@lru_cache(maxsize=4)
+def _networks(seed: int, data: str) -> tuple[Victim, ...]:
     held = dataset(data)
     if data == "signs":
         made = [
