@@ -91,3 +91,21 @@ def test_the_networks_that_come_with_the_library(monkeypatch: pytest.MonkeyPatch
     assert [v.name for v in victims] == ["badnets", "blend", "anonymous 1", "anonymous 2"]
     hidden = [victim.attack.name for victim in victims[2:]]
     assert len(set(hidden)) == 2 and not {"badnets", "blend", "clean"} & set(hidden)
+
+
+def test_a_network_of_nan_costs_its_points_and_prints_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """nbgrader gives no points to a cell that writes to stderr."""
+    (tmp_path / "f.py").write_text(
+        "import copy, torch\n"
+        "from ibau_lite.defenses import DefenseResult\n"
+        "def defend(model, clean, **options):\n"
+        "    new = copy.deepcopy(model)\n"
+        "    new[-1].weight.data[:] = torch.nan\n"
+        "    return DefenseResult(new, 0.1, [{'round': 1}])\n"
+    )
+    verdict = projects.grade("defence", tmp_path / "f.py")
+    assert [row["earned"] for row in verdict.rows] == [0.0] * 4
+    assert "NaN or infinite weights came out" in verdict.message
+    assert capfd.readouterr().err == ""

@@ -11,6 +11,7 @@ seeds or the test labels. A process of its own is no cage: see the page *Project
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -55,14 +56,16 @@ def _graded(
     project: str, file: Path, code: bytes, seed: int, limit: float, options: tuple[Any, ...]
 ) -> Verdict:
     rules, more = PROJECTS[project], dict(options)
-    given = rules.given(seed, **more)
-    started = time.perf_counter()
-    try:
-        answer = run(project, file, given, limit)
-        spent = time.perf_counter() - started
-        verdict: Verdict = rules.judge(seed, answer, limit, **more)
-    except SubmissionError as error:
-        return Verdict(0.0, str(error), seconds=time.perf_counter() - started)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nbgrader takes all points away for a word on stderr
+        given = rules.given(seed, **more)
+        started = time.perf_counter()
+        try:
+            answer = run(project, file, given, limit)
+            spent = time.perf_counter() - started
+            verdict: Verdict = rules.judge(seed, answer, limit, **more)
+        except SubmissionError as error:
+            return Verdict(0.0, str(error), seconds=time.perf_counter() - started)
     return replace(verdict, seconds=verdict.seconds or spent)
 
 

@@ -75,11 +75,14 @@ def answer(module: ModuleType, stamp: Any, given: dict[str, Any]) -> dict[str, A
 def judge(seed: int, answer: dict[str, Any], limit: float) -> Verdict:
     """Poison, train and unlearn once for each hidden seed."""
     held = defence.dataset()
-    change = (answer["test"] - held.test.images).flatten(1).norm(dim=1).mean()
-    if not float(change) <= BUDGET:
+    change = max(
+        float((answer[name] - part.images).flatten(1).norm(dim=1).mean())
+        for name, part in (("train", held.train), ("test", held.test))
+    )
+    if not change <= BUDGET:
         raise SubmissionError(
-            f"the trigger changes an image by {float(change):.2f} on average, ‖T(x) − x‖₂ over "
-            f"all pixels; at most {BUDGET:g} is allowed: make it smaller or fainter"
+            f"the trigger changes an image by {change:.2f} on average, ‖T(x) − x‖₂ over all "
+            f"pixels; at most {BUDGET:g} is allowed: make it smaller or fainter"
         )
     rows = [_one_seed(derived_seed(seed, "trigger", "hidden", k), answer) for k in range(SEEDS)]
     before, after = (sum(row[name] for row in rows) / SEEDS for name in ("ASR before", "ASR"))
