@@ -98,14 +98,14 @@ def test_otter(starter: Path, tmp_path: Path) -> None:
             inside.append(cell)
         elif opened[-1:] == ["TESTS"]:
             found = re.fullmatch(
-                r'""" # BEGIN TEST CONFIG\n(.*)\n""" # END TEST CONFIG\n(assert .*)',
+                r'""" # BEGIN TEST CONFIG\n(.*)\n""" # END TEST CONFIG\n(.*)',
                 cell.source,
                 re.DOTALL,
             )
             settings = yaml.safe_load(found[1])
             points += settings["points"]
             assert settings["hidden"] and f"seed={SEED}" in found[2]
-            assert found[2].endswith(f".points >= {points}")
+            assert found[2].endswith(f"\nassert verdict.points >= {points}, verdict.message")
             compile(cell.source, "test", "exec")
         else:
             assert str(SEED) not in cell.source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ import pytest
 from install_cell import install_cell
 
 from ibau_lab.__main__ import main
-from ibau_lab.projects import POINTS, PROJECTS, Verdict, board, defence, grade
+from ibau_lab.projects import POINTS, PROJECTS, Verdict, board, defence, grade, submission
+from ibau_lab.projects.submission import SubmissionError, load
+from ibau_lite.testing import tiny_images, tiny_network
 
 HERE = Path(__file__).parent
 STARTERS = sorted((HERE.parents[1] / "book" / "projects").glob("*.ipynb"))
@@ -42,15 +45,21 @@ def source_of(path: Path, tag: str) -> str:
     [
         ("def counterexample(k: return k", "cannot be imported: SyntaxError"),
         ("x = 1", "f.py does not define a function counterexample"),
-        ("import os; os._exit(3)", "the process ended with status 3 and without an answer"),
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("raise SystemExit", "cannot be imported: SystemExit"),
     ],
 )
 def test_what_cannot_be_graded_gets_a_message(tmp_path: Path, code: str, message: str) -> None:
     (tmp_path / "f.py").write_text(code)
+    with pytest.raises(SubmissionError, match=message):
+        load(tmp_path / "f.py", "counterexample")
+
+
+def test_a_process_that_ends_without_an_answer(tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text("import os, sys; print('bye', flush=True); os._exit(3)")
     verdict = grade("theorem", tmp_path / "f.py")
-    assert verdict.points == 0 and message in verdict.message
+    assert verdict.points == 0
+    assert verdict.message == "the process ended with status 3 and without an answer: bye"
 
 
 def test_a_submission_is_stopped_with_what_it_has_started(tmp_path: Path) -> None:
@@ -61,9 +70,18 @@ def test_a_submission_is_stopped_with_what_it_has_started(tmp_path: Path) -> Non
         "time.sleep(60)\n"
     )
     started = time.monotonic()
-    verdict = grade("theorem", tmp_path / "f.py", limit=4.0)
-    assert "stopped after 4 s, the time limit" in verdict.message
+    verdict = grade("theorem", tmp_path / "f.py", limit=1.0)
+    assert verdict.message == "stopped after 5 s on the clock, 5 times the limit"
     assert time.monotonic() - started < 30
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the clock alone stops a submission there")
+def test_processor_time_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "PATIENCE", 300)
+    (tmp_path / "f.py").write_text("while True: pass")
+    verdict = grade("theorem", tmp_path / "f.py", limit=1.0)
+    assert verdict.points == 0
+    assert verdict.message.startswith("stopped after 1 s of processor time, the limit: do less")
 
 
 def test_a_file_that_is_not_there_and_a_project_that_is_not_there() -> None:
@@ -124,14 +142,18 @@ def test_starter_notebook(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", STARTERS, ids=lambda path: path.stem)
-def test_starter_says_that_it_is_not_written_yet(path: Path, tmp_path: Path, quick) -> None:
+def test_starter_says_that_it_is_not_written_yet(path: Path, tmp_path: Path) -> None:
     project = path.stem.partition("_")[2]
     name, _, code = source_of(path, "solution").partition("\n")
     file = tmp_path / name.removeprefix("%%writefile ")
     file.write_text(code)
     assert f'grade("{project}", "{file.name}")' in source_of(path, "check")
-    verdict = grade(project, file)
-    assert verdict.points == 0 and "not written yet (write your" in verdict.message
+    rules = PROJECTS[project]
+    given = {
+        "models": [tiny_network()], "clean": (tiny_images().images, tiny_images().labels)
+    } if project == "defence" else {}  # fmt: skip
+    with pytest.raises(SubmissionError, match=r"not written yet \(write your|are broken"):
+        rules.answer(*load(file, rules.FUNCTION), given)
 
 
 @pytest.mark.parametrize("path", STARTERS, ids=lambda path: path.stem)

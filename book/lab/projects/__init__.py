@@ -38,11 +38,11 @@ def grade(
 ) -> Verdict:
     """The automatic points of a submission, 0 to `POINTS`, and what they are for.
 
-    `seed` decides what is hidden from the student (nothing in "theorem"). `limit` is the time in
-    seconds that the submission may take. `options` are those of the project's `given`: "defence"
-    takes data="gtsrb" or "cifar10", the shipped networks instead of those that are trained on drawn
-    signs. A submission that fails gets a verdict with a message, not an exception. Raises
-    `ValueError` for an unknown project.
+    `seed` decides what is hidden from the student (nothing in "theorem"). `limit` is the processor
+    time in seconds that the submission may take. `options` are those of the project's `given`:
+    "defence" takes data="gtsrb" or "cifar10", the shipped networks instead of those that are
+    trained on drawn signs. A submission that fails gets a verdict with a message, not an exception.
+    Raises `ValueError` for an unknown project.
     """
     if project not in PROJECTS:
         raise ValueError(f"project: {', '.join(PROJECTS)} are known, got {project!r}")

@@ -1,4 +1,4 @@
-"""The process in which a submission runs: `python -m ibau_lab.projects.child PROJECT FILE FOLDER`.
+"""The process in which a submission runs: `python -m ibau_lab.projects.child …`.
 
 Started by `submission.run`, which says what lies in the folder.
 """
@@ -11,13 +11,15 @@ from pathlib import Path
 import torch
 
 from . import PROJECTS
-from .submission import SubmissionError, load
+from .submission import SubmissionError, limit_processor_time, load
 
 
-def main(project: str, file: str, folder: str) -> int:
+def main(project: str, file: str, folder: str, limit: str) -> int:
     """Ask the submission, and write its answer or why there is none."""
+    torch.set_num_threads(1)
     place, rules = Path(folder), PROJECTS[project]
     given = torch.load(place / "given.pt", weights_only=False)  # the grader's own file
+    limit_processor_time(float(limit))
     try:
         module, function = load(Path(file), rules.FUNCTION)
         torch.save(rules.answer(module, function, given), place / "answer.pt")

@@ -22,7 +22,9 @@ def main(arguments: Sequence[str]) -> int:
         command.add_argument("project", choices=list(PROJECTS))
         command.add_argument(where, type=Path)
         command.add_argument("--seed", type=int, default=0, help="what is hidden (default: 0)")
-        command.add_argument("--limit", type=float, default=90.0, help="seconds (default: 90)")
+        command.add_argument(
+            "--limit", type=float, default=90.0, help="processor seconds (default: 90)"
+        )
         command.add_argument(
             "--data",
             choices=["signs", "cifar10", "gtsrb"],

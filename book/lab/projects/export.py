@@ -144,8 +144,8 @@ def _otter(cell: Cell, role: str, seed: int, solution: str) -> list[Cell]:
             settings = f"hidden: true\npoints: {POINTS // STEPS}"
             head = f'""" # BEGIN TEST CONFIG\n{settings}\n""" # END TEST CONFIG'
             test = copy.deepcopy(cell)
-            line = f"assert {_hidden(cell, seed)}.points >= {wanted}"
-            test["source"] = _lines(f"{head}\n{line}")
+            line = f"assert verdict.points >= {wanted}, verdict.message"
+            test["source"] = _lines(f"{head}\nverdict = {_hidden(cell, seed)}\n{line}")
             tests.append(test)
         return [_raw("# BEGIN TESTS"), *tests, _raw("# END TESTS"), _raw("# END QUESTION"), cell]
     if role == "report":

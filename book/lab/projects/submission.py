@@ -1,5 +1,8 @@
 """Run somebody's file: in a process of its own, with a time limit, files in and files out.
 
+The limit is on processor seconds, in one thread: a busy machine takes longer and grades the same.
+On the clock a process may take `PATIENCE` times as long: nobody waits for one that sleeps.
+
 What the submission may see is written to `given.pt`, its answer is read from `answer.pt`, as plain
 data only (`weights_only`), so that nothing of the student's runs in the grader.
 """
@@ -7,11 +10,13 @@ data only (`weights_only`), so that nothing of the student's runs in the grader.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +25,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
+
+PATIENCE = 5
 
 
 class SubmissionError(Exception):
@@ -34,19 +41,23 @@ def run(project: str, file: Path, given: dict[str, Any], limit: float) -> dict[s
         folder = Path(name)
         torch.save(given, folder / "given.pt")
         command = [sys.executable, "-m", "ibau_lab.projects.child"]
-        command += [project, str(file.resolve()), str(folder)]
+        command += [project, str(file.resolve()), str(folder), f"{limit:g}"]
         with (folder / "said").open("wb") as said:
             child = subprocess.Popen(
                 command, cwd=folder, stdout=said, stderr=said, start_new_session=os.name == "posix"
             )
         try:
-            child.wait(limit)
+            child.wait(PATIENCE * limit)
         except subprocess.TimeoutExpired:
             raise SubmissionError(
-                f"stopped after {limit:g} s, the time limit: do less, or ask for more time"
+                f"stopped after {PATIENCE * limit:g} s on the clock, {PATIENCE} times the limit"
             ) from None
         finally:
             _end(child)
+        if child.returncode == -getattr(signal, "SIGXCPU", 0) != 0:
+            raise SubmissionError(
+                f"stopped after {limit:g} s of processor time, the limit: do less, or ask for more"
+            )
         refused = folder / "refused"
         if refused.exists():
             raise SubmissionError(refused.read_text("utf-8"))
@@ -62,6 +73,16 @@ def run(project: str, file: Path, given: dict[str, Any], limit: float) -> dict[s
     if not isinstance(answer, dict):
         raise SubmissionError("the answer is not what the grader's own code gives")
     return answer
+
+
+def limit_processor_time(seconds: float) -> None:
+    """End this process after so many more seconds of processor time (not on Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return
+    last = math.ceil(time.process_time() + seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (last, last + 5))
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
