@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from install_cell import install_cell
 
+import ibau_lab.projects
 from ibau_lab.__main__ import main
 from ibau_lab.projects import POINTS, PROJECTS, Verdict, board, defence, grade, submission
 from ibau_lab.projects.submission import SubmissionError, load
@@ -82,6 +83,15 @@ def test_processor_time_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     verdict = grade("theorem", tmp_path / "f.py", limit=1.0)
     assert verdict.points == 0
     assert verdict.message.startswith("stopped after 1 s of processor time, the limit: do less")
+
+
+def test_an_answer_that_our_code_would_not_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A submission can write the file of answers itself; the leaderboard must not end with it."""
+    (tmp_path / "f.py").write_text("x = 1")
+    monkeypatch.setattr(ibau_lab.projects, "run", lambda *arguments: {"dropped": 9})
+    assert "cannot be judged: KeyError" in grade("theorem", tmp_path / "f.py", limit=7.0).message
 
 
 def test_a_file_that_is_not_there_and_a_project_that_is_not_there() -> None:
@@ -157,6 +167,7 @@ def test_starter_says_that_it_is_not_written_yet(path: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("path", STARTERS, ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("ignore:the model reads")  # hardly trained
 def test_code_around_the_task_runs(path: Path, tmp_path, monkeypatch, quick) -> None:
     """Every cell but the install cell, with the reference solution in place of the stub."""
     monkeypatch.chdir(tmp_path)

@@ -64,6 +64,16 @@ def test_a_broken_promise_is_named(stamp, message: str) -> None:
         trigger.answer(None, stamp, few)
 
 
+@pytest.mark.parametrize(("value", "message"), [(2.0, "got 0 to 2"), (float("nan"), "nan")])
+def test_values_on_the_signs_themselves_are_checked(value: float, message: str) -> None:
+    """`check_trigger` sees noise only."""
+    stamped = trigger.given(0)
+    stamped["test"][0] = value
+    stamped["test"][1] = 0.0
+    with pytest.raises(SubmissionError, match=f"the stamped test images: .*{message}"):
+        trigger.judge(0, stamped, 90.0)
+
+
 def test_what_survives_is_measured_on_images_of_other_classes(
     one_seed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,9 @@ def _graded(
             verdict: Verdict = rules.judge(seed, answer, limit, **more)
         except SubmissionError as error:
             return Verdict(0.0, str(error), seconds=time.perf_counter() - started)
+        except Exception as error:  # an answer that our own code would not give: the board goes on
+            said = f"the answer cannot be judged: {type(error).__name__}: {error}"
+            return Verdict(0.0, said, seconds=time.perf_counter() - started)
     return replace(verdict, seconds=verdict.seconds or spent)
 
 

@@ -76,7 +76,7 @@ def judge(seed: int, answer: dict[str, Any], limit: float) -> Verdict:
     """Poison, train and unlearn once for each hidden seed."""
     held = defence.dataset()
     change = max(
-        float((answer[name] - part.images).flatten(1).norm(dim=1).mean())
+        _change(answer[name], part.images, name)
         for name, part in (("train", held.train), ("test", held.test))
     )
     if not change <= BUDGET:
@@ -89,6 +89,15 @@ def judge(seed: int, answer: dict[str, Any], limit: float) -> Verdict:
     points = WORKS * min(1.0, before / 0.8) + SURVIVES * after
     message = f"ASR {before:.0%} before and {after:.0%} after I-BAU; ‖T(x) − x‖₂ = {change:.2f}"
     return Verdict(points, message.replace("%", " %"), rows)
+
+
+def _change(stamped: Tensor, images: Tensor, name: str) -> float:
+    """The mean of ‖T(x) − x‖₂. `check_trigger` has seen noise; these are the signs."""
+    try:
+        check_images(stamped)
+    except (TypeError, ValueError) as error:
+        raise SubmissionError(f"the stamped {name} images: {error}") from error
+    return float((stamped - images).flatten(1).norm(dim=1).mean())
 
 
 def _one_seed(hidden: int, stamped: dict[str, Tensor]) -> dict[str, Any]:
