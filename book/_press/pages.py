@@ -25,6 +25,8 @@ import status
 import teaching
 from tqdm.auto import tqdm
 
+from ibau_lab import candidates, read
+
 BUILD = chapters.ROOT / "_build"
 STAGE = BUILD / "stage"
 HTML = BUILD / "html"
@@ -123,6 +125,9 @@ def stage(results: dict[str, Path], profile: str) -> None:
     shutil.rmtree(STAGE, ignore_errors=True)
     unwanted = shutil.ignore_patterns("_press", "lab", "*.ipynb", "__pycache__", ".*", "_build")
     shutil.copytree(chapters.BOOK, STAGE / "book", ignore=unwanted)
+    for starter in (chapters.BOOK / "projects").glob("*.ipynb"):  # downloads, not pages
+        (STAGE / "book" / "projects").mkdir(exist_ok=True)
+        shutil.copy(starter, STAGE / "book" / "projects")
     for page in sorted((chapters.ROOT / "theory").glob("*.md")):
         (STAGE / "theory").mkdir(exist_ok=True)
         shutil.copy(page, STAGE / "theory")
@@ -140,6 +145,8 @@ def stage(results: dict[str, Path], profile: str) -> None:
         for name, result in results.items()
     }
     _fill("status", status.MARK, status.table(runs))
+    records = read(chapters.BOOK / "results" / "candidates.jsonl")
+    _fill("settings", status.MARK, candidates.table(records))
     smoke = {name: kept["smoke"] for name, kept in runs.items()}
     _fill("instructors", teaching.MARK, teaching.sections(smoke, chapters.BOOK))
     for name in reference.PAGES:

@@ -14,6 +14,7 @@ COMMANDS = {
     "diagnoses": "ibau_lab.diagnoses",
     "candidates": "ibau_lab.candidates",
     "indirect": "ibau_lab.indirect",
+    "projects": "ibau_lab.projects.command",
 }
 HELP = """usage: python -m ibau_lab COMMAND …
 
@@ -26,6 +27,7 @@ HELP = """usage: python -m ibau_lab COMMAND …
   diagnoses  see in which networks of the zoo a class stands out
   candidates run the settings from which I-BAU's defaults were chosen
   indirect   run I-BAU with and without the indirect term, in pairs, on drawn signs
+  projects   grade a submission or a folder of them, or export a project to Otter or nbgrader
 
 python -m ibau_lab COMMAND --help says the rest."""
 
