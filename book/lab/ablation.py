@@ -35,11 +35,11 @@ _INTERIOR: dict[str, Any] = {"max_ratio": None, "on_ball": False}
 
 
 def _products(count: int) -> dict[str, Any]:
-    return {"indirect": Indirect(MINRES(max_iter=count)) if count else None}
+    return {"indirect": Indirect(MINRES(max_iter=count), images=50) if count else None}
 
 
 def _solved(**changes: Any) -> dict[str, Any]:
-    return {"indirect": Indirect(**changes)}
+    return {"indirect": Indirect(**{"solver": MINRES(max_iter=5), "images": 50, **changes})}
 
 
 _CLIMBS: dict[str, Climb] = {

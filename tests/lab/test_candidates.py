@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
-from ibau_lab import candidates
+from ibau_lab import candidates, read
 from ibau_lab.plan import TABLES, cases
 from ibau_lite.ibau import IBAU
 
@@ -44,10 +47,28 @@ def test_the_table_begins_with_the_least_loss_and_ends_with_what_is_not_whole():
 
 
 def test_each_candidate_changes_what_its_name_says():
-    plain = candidates.recipe("base")
-    assert plain == IBAU(indirect=None)
+    assert candidates.recipe("base") == candidates.BASE
     others = [candidates.recipe(name) for name in candidates.CANDIDATES]
     assert len(set(map(repr, others))) == len(others)
+
+
+def test_the_default_is_what_was_chosen():
+    assert replace(IBAU(), indirect=None) == candidates.recipe("the l2 ball alone")
+    assert IBAU().indirect == candidates.recipe("indirect term, K = 2 on 25 images").indirect
+
+
+def test_the_records_choose_it_by_the_rule():
+    """Every candidate that is cheap enough and may still be whole has more loss."""
+    found: dict[str, dict[tuple[str, str], dict]] = {}
+    for each in read(Path(candidates.__file__).parents[1] / "results" / "candidates.jsonl"):
+        found.setdefault(each["defense"], {})[each["data"], each["attack"]] = each
+    runs = found.pop("the l2 ball alone")
+    assert len(runs) == 5
+    least = sum(candidates.loss(run) for run in runs.values())
+    for name, others in found.items():
+        seconds = sum(run["cpu_seconds"] for run in others.values()) / len(others)
+        plain = not name.startswith("indirect")
+        assert not plain or seconds > 60 or sum(map(candidates.loss, others.values())) > least
 
 
 def test_the_choice_looks_at_networks_that_are_there_and_leaves_most_of_them_alone():
