@@ -17,6 +17,7 @@ from ibau_lite.defenses import (
     ANPConfig,
     DPConfig,
     FineTuningConfig,
+    InnerObjective,
     NADConfig,
 )
 from ibau_lite.minimax import Ascent
@@ -72,7 +73,7 @@ def test_what_does_not_is_named(field: str, value: object, says: str) -> None:
     ("build", "says"),
     [
         (lambda: IBAU(lr="1e-3"), "lr is a number"),
-        (lambda: IBAU(clamp="yes"), "clamp is True or False"),
+        (lambda: InnerObjective(clamp="yes"), "clamp is True or False"),
         (lambda: FineTuningConfig(epochs=1.5), "epochs is a whole number"),
         (lambda: NADConfig(momentum="0.9"), "momentum is a number"),
         (lambda: ANPConfig(threshold="a"), "threshold is a number"),
