@@ -42,7 +42,7 @@ from ibau_lite.minimax import (
     climbed,
 )
 from ibau_lite.protocol import Outcome, Run, check_finite, defense
-from ibau_lite.sets import L2Ball, Region
+from ibau_lite.sets import L1Ball, L2Ball, Region
 from ibau_lite.solvers import MINRES, FixedPoint, SolverWarning
 from ibau_lite.speed import DoubleBackward, fold_batchnorm
 from ibau_lite.streams import stream
@@ -107,8 +107,9 @@ class IBAU:
 
     rounds: how often δ is sought. round_images: how many clean images the pass of a round takes,
     in random order and again and again where there are fewer (None: each once).
-    sets: where δ lives; of several, δ is sought in each. search: how δ is sought there. inner: what
-    δ maximises.
+    sets: where δ lives, by default the l2 ball, for a trigger that is spread thin, and the l1 ball,
+    for one of few pixels; δ is sought in each. search: how δ is sought there. inner: what δ
+    maximises.
     batch_size, lr (Adam), decay (the step falls linearly to zero over all rounds): of the outer
     pass. stamped: the fraction of each batch that carries δ, rounded down to images, at least one.
     shift: the batches are shifted by up to so many pixels at random.
@@ -120,7 +121,7 @@ class IBAU:
 
     rounds: int = 10
     round_images: int | None = 1000
-    sets: tuple[Region, ...] = (L2Ball(4.0),)
+    sets: tuple[Region, ...] = (L2Ball(4.0), L1Ball(50.0))
     search: Search = Targeted()
     inner: InnerObjective = InnerObjective()
     batch_size: int = 50
@@ -150,12 +151,13 @@ class IBAU:
     def classical(cls, **changes: Any) -> IBAU:
         """The talk's two players without the devices of the default recipe.
 
-        δ climbs H, and is sought anew before each pass over all clean images; the labels are the
-        true ones; the indirect term takes 5 products on 50 images.
+        δ climbs H in the l2 ball, and is sought anew before each pass over all clean images; the
+        labels are the true ones; the indirect term takes 5 products on 50 images.
         """
         recipe = cls(
             rounds=5,
             round_images=None,
+            sets=(L2Ball(4.0),),
             search=Untargeted(Ascent(8)),
             stamped=0.05,
             distillation_weight=0.0,

@@ -52,12 +52,13 @@ def test_each_candidate_changes_what_its_name_says():
     assert len(set(map(repr, others))) == len(others)
 
 
-def test_the_default_is_what_was_chosen():
-    assert replace(IBAU(), indirect=None) == candidates.recipe("the l2 ball alone")
+def test_the_default_is_base_with_the_cheaper_indirect_term():
+    """Not by the rule: see the module's docstring."""
+    assert replace(IBAU(), indirect=None) == candidates.BASE
     assert IBAU().indirect == candidates.recipe("indirect term, K = 2 on 25 images").indirect
 
 
-def test_the_records_choose_it_by_the_rule():
+def test_by_the_rule_the_records_choose_the_l2_ball_alone():
     """Every candidate that is cheap enough and may still be whole has more loss."""
     found: dict[str, dict[tuple[str, str], dict]] = {}
     for each in read(Path(candidates.__file__).parents[1] / "results" / "candidates.jsonl"):
